@@ -1,0 +1,72 @@
+"""Plotly Dash whose slow callbacks run somewhere else.
+
+``from dash_dispatch import Dash`` in place of ``from dash import Dash``, and ``offload=True`` on a
+callback that blocks.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dash_dispatch.app import Dash
+from dash_dispatch.callbacks import Offload, callback
+from dash_dispatch.config import Settings
+from dash_dispatch.errors import (
+    BadRequest,
+    CallCancelled,
+    CallError,
+    CallExpired,
+    CallFailed,
+    CallTimedOut,
+    ConfigError,
+    DecodeError,
+    DispatchError,
+    Forbidden,
+    NotOffloaded,
+    PayloadTooLarge,
+    ProtocolError,
+    QueueFull,
+    StoreError,
+    StoreUnavailable,
+    SubmitError,
+    UnsupportedVersion,
+    WorkerLost,
+)
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    worker: ModuleType
+
+__all__ = [
+    "BadRequest",
+    "CallCancelled",
+    "CallError",
+    "CallExpired",
+    "CallFailed",
+    "CallTimedOut",
+    "ConfigError",
+    "Dash",
+    "DecodeError",
+    "DispatchError",
+    "Forbidden",
+    "NotOffloaded",
+    "Offload",
+    "PayloadTooLarge",
+    "ProtocolError",
+    "QueueFull",
+    "Settings",
+    "StoreError",
+    "StoreUnavailable",
+    "SubmitError",
+    "UnsupportedVersion",
+    "WorkerLost",
+    "callback",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # `arq dash_dispatch.worker` reads it as an attribute. Importing it starts a worker's
+    # preparations, so it is not imported with the package.
+    if name == "worker":
+        return import_module("dash_dispatch.worker")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

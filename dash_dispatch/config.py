@@ -1,0 +1,154 @@
+"""Settings: read once from the environment, frozen, and passed down."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from dash_dispatch.errors import ConfigError
+
+PREFIX = "DASH_DISPATCH_"
+"""Every setting is an environment variable with this prefix."""
+
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+class Settings(BaseSettings):
+    """All settings, with their environment variable, unit and default.
+
+    ``Settings.read()`` reads ``DASH_DISPATCH_*`` and raises `ConfigError` in words; keyword
+    arguments win over the environment (tests, the embedded mode).
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    # Both sides
+    redis_url: SecretStr | None = Field(
+        None, description="redis://, rediss:// or unix:// URL, the same for web and workers"
+    )
+    namespace: str = Field(
+        "dash_dispatch",
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="first part of every key: apps that share one Redis differ in it",
+    )
+    lease_s: float = Field(
+        10.0, ge=1, le=3600, description="a worker not heard of for this long is lost"
+    )
+    result_ttl_s: float = Field(
+        600.0, ge=1, description="how long an outcome is kept for a page that comes back"
+    )
+    session_ttl_s: float = Field(
+        3600.0, ge=10, description="how long the mailbox of an absent browser is kept"
+    )
+    call_ttl_s: float = Field(
+        86_400.0, ge=60, description="a call that has not ended after this long is dropped"
+    )
+    max_result_bytes: int = Field(64 * 2**20, ge=1024, description="largest result of a call")
+    inline_result_bytes: int = Field(
+        64 * 2**10,
+        ge=0,
+        description="larger results stand beside the mailbox, under their own key",
+    )
+    max_mailbox_entries: int = Field(
+        10_000, ge=10, description="updates waiting for one browser; more, and their call fails"
+    )
+
+    # Web side
+    secret_key: SecretStr | None = Field(
+        None, min_length=16, description="signs session handles; the same on every web replica"
+    )
+    threads: int = Field(32, ge=1, le=1024, description="threads for plain def callbacks")
+    post_timeout_s: float = Field(
+        60.0, gt=0, description="how long a plain POST waits for an offloaded call, then 504"
+    )
+    poll_hold_s: float = Field(
+        25.0, gt=0, le=55, description="how long one long-poll request is held open"
+    )
+    max_request_bytes: int = Field(16 * 2**20, ge=1024, description="largest callback request")
+    max_queue: int = Field(
+        10_000, ge=1, description="calls waiting in one queue; more are refused as busy"
+    )
+
+    # Worker side
+    app: str | None = Field(None, description="module:attribute or module:factory() of the app")
+    queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("default",), description="queues that this worker serves, comma separated"
+    )
+    concurrency: int = Field(
+        32,
+        ge=1,
+        le=10_000,
+        description="calls that one worker runs at once, all executors together",
+    )
+    processes: int = Field(
+        2, ge=1, le=256, description="warm processes for offloaded def callbacks"
+    )
+    worker_threads: int = Field(
+        16, ge=1, le=1024, description="threads for offloaded def callbacks with executor=thread"
+    )
+    timeout_s: float = Field(300.0, gt=0, description="default time limit of one offloaded call")
+    grace_s: float = Field(
+        30.0, ge=0, description="how long a worker that was asked to stop finishes running calls"
+    )
+
+    # Development
+    embedded_worker: Literal["auto", "process", "thread", "off"] = Field(
+        "auto", description="the worker that app.run() starts when no Redis URL is set"
+    )
+    embedded_app: str | None = Field(
+        None, description="set by the embedded mode for its own worker; not for people"
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and urlsplit(url.get_secret_value()).scheme not in _SCHEMES:
+            # The value is not repeated: it may hold a password.
+            raise ValueError("takes a URL that begins with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("queues")
+    @classmethod
+    def _check_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("takes at least one queue name")
+        return value
+
+    @classmethod
+    def read(cls, **overrides: object) -> "Settings":
+        """Read the environment.
+
+        Raises:
+            ConfigError: A variable is missing or wrong; the message names it and says what it takes.
+        """
+        try:
+            return cls(**overrides)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    @property
+    def display_url(self) -> str:
+        """The Redis URL without its password, for messages."""
+        if self.redis_url is None:
+            return "(none)"
+        parts = urlsplit(self.redis_url.get_secret_value())
+        if parts.password is None:
+            return parts.geturl()
+        host = parts.netloc.rsplit("@", 1)[-1]
+        return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_input=False, include_url=False):
+        name = str(item["loc"][0]) if item["loc"] else "?"
+        lines.append(f"{PREFIX}{name.upper()}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -1,0 +1,428 @@
+"""arq, and what had to be added to it. With ``worker``, the only file that knows arq.
+
+arq keeps the loop, the job record, the lock and the retry counter. What it lacks is put in where
+it asks Redis for due jobs: `ClaimingRedis.zrangebyscore` answers with calls that were claimed in
+one atomic step, after waiting for them on a blocking list. So nothing is polled, a worker takes
+only what it can start now, and workers do not fight over the same ids. Beside it run the lease's
+heartbeat, the sweeper, and the listener for cancels.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+import orjson
+from arq.connections import ArqRedis
+from arq.worker import Worker as ArqWorker
+from arq.worker import func
+
+from dash_dispatch import bridge, store
+from dash_dispatch.config import Settings
+from dash_dispatch.errors import ConfigError, StoreError, StoreUnavailable
+from dash_dispatch.execution import Execution
+from dash_dispatch.processes import PoolBroken, ProcessPool
+from dash_dispatch.protocol import CallSpec, Executor, lane
+from dash_dispatch.store import BEAT_SHARE, Store
+from dash_dispatch.sweeper import Sweeper
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 5.0
+"""An idle worker looks for itself this often: what a lost wake-up costs at most."""
+
+CLAIM_BATCH = 16
+"""Calls claimed at once at most, so that two idle workers share a burst."""
+
+
+class ClaimingRedis(ArqRedis):
+    """The pool that arq's worker asks for due jobs: answers with ids that are claimed already."""
+
+    claims: "Claims | None" = None
+
+    async def zrangebyscore(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Called by arq once per turn of its loop; waits until there is something to start."""
+        if self.claims is None:
+            await asyncio.sleep(0.05)
+            return []
+        return await self.claims.next()
+
+
+class Claims:
+    """Takes calls out of the queues, as many as can be started now, one loop per executor."""
+
+    def __init__(
+        self, store: Store, worker: str, queues: Sequence[str], slots: dict[Executor, int]
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._lanes = {kind: [lane(queue, kind) for queue in queues] for kind in slots}
+        self._slots = {kind: asyncio.Semaphore(count) for kind, count in slots.items()}
+        self._started: asyncio.Queue[str] = asyncio.Queue()
+        self._specs: dict[str, tuple[CallSpec, Executor]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.drained = asyncio.Event()
+        """Set while no claimed call is left to end."""
+        self.drained.set()
+
+    def start(self) -> None:
+        """Begin to claim."""
+        self._tasks = [
+            asyncio.create_task(self._run(kind), name=f"claim {kind}") for kind in self._slots
+        ]
+
+    async def stop(self) -> None:
+        """Claim nothing more. Calls that wait are another worker's, which is woken for them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A wake-up may have been on its way to us.
+        with contextlib.suppress(StoreError):
+            await self._store.nudge(name for lanes in self._lanes.values() for name in lanes)
+
+    async def next(self) -> list[bytes]:
+        """The ids that are to be started, after at most ``WAIT_S``."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                ids = [await self._started.get()]
+        except TimeoutError:
+            return []
+        while not self._started.empty():
+            ids.append(self._started.get_nowait())
+        return [call.encode() for call in ids]
+
+    def take(self, call: str) -> tuple[CallSpec, Executor] | None:
+        """The claimed call with this id; None when it is not ours."""
+        return self._specs.get(call)
+
+    def ended(self, call: str) -> None:
+        """Its slot is free again."""
+        found = self._specs.pop(call, None)
+        if found is not None:
+            self._slots[found[1]].release()
+        if not self._specs:
+            self.drained.set()
+
+    async def _run(self, kind: Executor) -> None:
+        waiting = False
+        while True:
+            free = await self._acquire(kind)
+            count = 0
+            try:
+                if waiting:
+                    await self._store.wait_for_work(self._lanes[kind], WAIT_S)
+                count = await self._claim(kind, free)
+                waiting = count == 0
+            except StoreError as error:
+                logger.warning("! claiming interrupted (%s), trying again", error)
+                await self._reconcile()
+                await asyncio.sleep(0.5)
+            finally:
+                for _ in range(free - count):
+                    self._slots[kind].release()
+
+    async def _acquire(self, kind: Executor) -> int:
+        """Take at least one free slot, and more that are free now."""
+        slots = self._slots[kind]
+        await slots.acquire()
+        taken = 1
+        while taken < CLAIM_BATCH and not slots.locked():
+            await slots.acquire()
+            taken += 1
+        return taken
+
+    async def _claim(self, kind: Executor, free: int) -> int:
+        started = 0
+        for name in self._lanes[kind]:
+            if started == free:
+                break
+            for call in await self._store.claim(self._worker, name, free - started):
+                if await self._start(call, kind):
+                    started += 1
+        return started
+
+    async def _start(self, call: str, kind: Executor) -> bool:
+        found = await self._store.start(self._worker, call)
+        if found is None:
+            logger.info("⊘ %s ended before its start", call, extra={"call_id": call})
+            return False
+        self._specs[call] = (found[0], kind)
+        self.drained.clear()
+        self._started.put_nowait(call)
+        return True
+
+    async def _reconcile(self) -> None:
+        """Hand back what was claimed in a reply that never came."""
+        with contextlib.suppress(StoreError):
+            for call, name in await self._store.claimed_by(self._worker):
+                if call not in self._specs:
+                    await self._store.release(self._worker, call, name)
+
+
+class Engine:
+    """One worker: its identity, its loops, its start and its end.
+
+    Args:
+        app: The user's app.
+        settings: ``redis_url`` must be set.
+        app_spec: How a fresh process imports the app; None runs ``def`` callbacks in threads.
+        handle_signals: Whether SIGTERM and SIGINT end this worker.
+    """
+
+    def __init__(
+        self, app: Any, settings: Settings, app_spec: str | None, *, handle_signals: bool = True
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._app_spec = app_spec
+        self._handle_signals = handle_signals
+        self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+        self.redis: ClaimingRedis = store.connect(settings, client=ClaimingRedis)
+        self.redis.job_serializer = orjson.dumps
+        self.redis.job_deserializer = orjson.loads
+        self._tasks: list[asyncio.Task[None]] = []
+        self._main: asyncio.Task[Any] | None = None
+        self._stopping = False
+        self.ready = threading.Event()
+
+    def arq_settings(self) -> dict[str, Any]:
+        """Keyword arguments of arq's worker."""
+        return {
+            "functions": [func(cast(Any, self.run_call), name="run_call", max_tries=2**31)],
+            "redis_pool": self.redis,
+            "queue_name": store.arq_queue(self._settings),
+            "on_startup": self.startup,
+            "on_shutdown": self.shutdown,
+            "handle_signals": False,
+            # Slots are counted per executor, by `Claims`; arq's own counter would be a second one.
+            "max_jobs": 2**20,
+            "queue_read_limit": 2**20,
+            "poll_delay": 0,
+            # A call's own limit is kept by `execution`; this one only bounds arq's lock.
+            "job_timeout": self._settings.call_ttl_s,
+            "keep_result": 0,
+            "retry_jobs": False,
+            "health_check_interval": 10,
+            "health_check_key": health_check_key(self._settings),
+            "job_serializer": orjson.dumps,
+            "job_deserializer": orjson.loads,
+            "log_results": False,
+        }
+
+    async def startup(self, _ctx: dict[Any, Any]) -> None:
+        """arq's worker starts."""
+        self._main = asyncio.current_task()
+        self._store = Store(self._settings)
+        processes = await self._start_processes()
+        self._execution = Execution(self._app, self._store, self._settings, self.id, processes)
+        await self._store.renew(self.id, join=True)
+        await self._compare_callbacks()
+        self._claims = Claims(self._store, self.id, self._settings.queues, self._slots(processes))
+        self._sweeper = Sweeper(self._store, self._settings)
+        self._sweeper.start()
+        self._tasks = [
+            asyncio.create_task(self._beat(), name="heartbeat"),
+            asyncio.create_task(self._obey(), name="control"),
+        ]
+        if self._handle_signals:
+            loop = asyncio.get_running_loop()
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(name, self.stop)
+        self._claims.start()
+        self.redis.claims = self._claims
+        logger.info(
+            "worker %s ready: %d offloaded callbacks, queues %s",
+            self.id,
+            len(bridge.offloaded_of(self._app)),
+            ", ".join(self._settings.queues),
+        )
+        self.ready.set()
+
+    async def _start_processes(self) -> ProcessPool | None:
+        if self._app_spec is None:
+            return None
+        if all(o.executor is not Executor.PROCESS for o in bridge.offloaded_of(self._app).values()):
+            return None
+        pool = ProcessPool(self._app_spec, self._settings.processes)
+        try:
+            await pool.start()
+        except PoolBroken as error:
+            raise ConfigError(f"a process for callbacks cannot be started: {error}") from error
+        return pool
+
+    def _slots(self, processes: ProcessPool | None) -> dict[Executor, int]:
+        settings = self._settings
+        # Without a pool, what would run in processes runs in threads, as many as there would be.
+        per_process = settings.processes if processes else max(settings.processes, 8)
+        return {
+            Executor.LOOP: settings.concurrency,
+            Executor.THREAD: settings.worker_threads,
+            Executor.PROCESS: per_process,
+        }
+
+    async def _compare_callbacks(self) -> None:
+        """Tell at the start what would else be found out call by call."""
+        own = set(bridge.offloaded_of(self._app))
+        await self._store.publish_callbacks("worker", own)
+        if missing := sorted(await self._store.known_callbacks("web") - own):
+            logger.warning(
+                "! the web processes offload callbacks that this worker does not know: %s", missing
+            )
+
+    async def run_call(self, _ctx: dict[Any, Any], call: str) -> None:
+        """arq's job: run a call that this worker has claimed."""
+        claimed = self._claims.take(call)
+        if claimed is None:
+            logger.warning("! %s is not claimed by this worker", call, extra={"call_id": call})
+            return
+        try:
+            await self._execution.run(*claimed)
+        finally:
+            self._claims.ended(call)
+
+    async def _beat(self) -> None:
+        interval_s = self._settings.lease_s * BEAT_SHARE
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                alive = await self._store.renew(self.id)
+                if not alive:
+                    await self._rejoin()
+            except StoreError as error:
+                logger.warning("! lease not renewed: %s", error)
+
+    async def _rejoin(self) -> None:
+        """This worker was silent for longer than its lease: its calls are not its own any more."""
+        logger.warning("! given up as lost; stopping its calls and joining again")
+        self._execution.cancel_all()
+        await self._store.renew(self.id, join=True)
+
+    async def _obey(self) -> None:
+        controls = self._store.controls()
+        try:
+            await controls.add(self.id)
+            async for name, message in controls.listen():
+                if name == self.id:
+                    self._execution.cancel(message.decode())
+        except StoreUnavailable as error:
+            logger.warning("! cancels are not heard: %s", error)
+        finally:
+            await controls.close()
+
+    def stop(self) -> None:
+        """Be asked to end: claim nothing more, finish what runs within ``grace_s``.
+
+        Asked twice, end now.
+        """
+        if self._stopping:
+            if self._main is not None:
+                self._main.cancel()
+            return
+        self._stopping = True
+        logger.info("worker %s stops: %d calls to finish", self.id, len(self._execution.running))
+        self._tasks.append(asyncio.create_task(self._drain(), name="drain"))
+
+    async def _drain(self) -> None:
+        await self._claims.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.grace_s):
+                await self._claims.drained.wait()
+        if self._main is not None:
+            self._main.cancel()
+
+    async def shutdown(self, _ctx: dict[Any, Any]) -> None:
+        """arq's worker ends: its jobs are done or cancelled."""
+        await self._claims.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._sweeper.close()
+        await self._execution.close()
+        with contextlib.suppress(StoreError):
+            for call, name in await self._store.claimed_by(self.id):
+                await self._store.release(self.id, call, name)
+            await self._store.leave(self.id)
+        await self._store.close()
+        logger.info("worker %s ended", self.id)
+
+
+def health_check_key(settings: Settings) -> str:
+    """Where arq notes that this machine's worker lives; asked by ``arq --check``."""
+    return f"{settings.namespace}:health:{socket.gethostname()}"
+
+
+class ThreadWorker:
+    """A worker on a thread and loop of its own, in the web process.
+
+    For where no fresh process could import the app: a notebook, a REPL, an app inside a test.
+    The way of a call is the same; ``def`` callbacks run in threads.
+    """
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._thread = threading.Thread(target=self._run, name="dash-dispatch-worker", daemon=True)
+        self._up = threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._engine: Engine | None = None
+
+    def start(self, timeout_s: float = 30.0) -> None:
+        """Start, and return when calls are taken.
+
+        Raises:
+            ConfigError: It could not start.
+        """
+        self._thread.start()
+        if not self._up.wait(timeout_s):
+            raise ConfigError(f"the embedded worker did not start within {timeout_s:g} s")
+        if self._error is not None:
+            raise ConfigError(f"the embedded worker did not start: {self._error}")
+
+    def stop(self) -> None:
+        """End it, and wait for that."""
+        loop, engine = self._loop, self._engine
+        if loop is not None and engine is not None and loop.is_running():
+            # Twice: without grace. Who stops a development server does not wait.
+            for _ in range(2):
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(engine.stop)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:  # noqa: BLE001 - said by start(), in its caller's thread
+            self._error = error
+        finally:
+            self._up.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(bridge.ready, self._app)
+        self._engine = Engine(self._app, self._settings, None, handle_signals=False)
+        settings = self._engine.arq_settings()
+        settings["on_startup"] = self._announce(settings["on_startup"])
+        worker = ArqWorker(**settings)
+        try:
+            await worker.async_run()
+        except asyncio.CancelledError:
+            # That is how arq's loop ends.
+            logger.debug("embedded worker stopped")
+        finally:
+            await worker.close()
+
+    def _announce(
+        self, startup: Callable[[dict[Any, Any]], Awaitable[None]]
+    ) -> Callable[[dict[Any, Any]], Awaitable[None]]:
+        async def announced(ctx: dict[Any, Any]) -> None:
+            await startup(ctx)
+            self._up.set()
+
+        return announced

@@ -1,0 +1,151 @@
+"""The second transport, where no websocket can be had: ``send`` and ``poll`` over HTTP.
+
+The same sessions, messages and mailboxes; a poll's cursor is its acknowledgement. There are no
+direct messages: all goes by mail.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Any, cast
+
+import orjson
+from quart import Response, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from dash_dispatch import bridge, guards
+from dash_dispatch.errors import DispatchError, Forbidden, PayloadTooLarge
+from dash_dispatch.protocol import (
+    Mark,
+    check_version,
+    decode_poll,
+    decode_send,
+    encode_frame,
+    message_of,
+    welcome,
+)
+from dash_dispatch.relay import is_cursor
+from dash_dispatch.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+GONE = 410
+RETRY_AFTER_S = 1
+
+
+async def send(app: Any, runtime: Runtime) -> Response:
+    """``POST send``: messages of a browser; makes its session if it has none."""
+    try:
+        body = decode_send(await _admit(app))
+        services = runtime.services()
+        signer = services.sessions.signer
+        known = signer.verify(body.session) if body.session is not None else None
+        if body.session is not None and known is None:
+            return _problem(GONE, "the session is not valid any more")
+        session = services.sessions.open(known or signer.new())
+        try:
+            snapshot = guards.snapshot(app, request)
+            for message in body.messages:
+                rejection = await guards.run_message_hooks(app, request, message)
+                if rejection is not None:
+                    raise Forbidden(rejection[1])
+                await services.sessions.take(session, message, snapshot)
+        finally:
+            services.sessions.close(session)
+        token = signer.sign(session.id)
+        return _frame([(None, welcome(token, resumed=known is not None))])
+    except DispatchError as error:
+        return _refuse(error)
+
+
+async def poll(app: Any, runtime: Runtime) -> Response:
+    """``POST poll``: holds until there is mail, or for ``poll_hold_s``."""
+    try:
+        body = decode_poll(await _admit(app))
+        check_version(body.version)
+        services = runtime.services()
+        known = services.sessions.signer.verify(body.session)
+        if known is None:
+            return _problem(GONE, "the session is not valid any more")
+        cursor = body.cursor if body.cursor is not None and is_cursor(body.cursor) else None
+        session = services.sessions.open(known)
+        try:
+            return _frame(await _mail(app, runtime, known, cursor))
+        finally:
+            services.sessions.close(session)
+    except DispatchError as error:
+        return _refuse(error)
+
+
+async def _mail(
+    app: Any, runtime: Runtime, session: str, cursor: str | None
+) -> list[tuple[Mark, bytes]]:
+    debug = bridge.shows_errors(app)
+    services = runtime.services()
+    async with await services.relay.attach(session, cursor) as reader:
+        if cursor is not None:
+            await reader.acknowledge(cursor)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(runtime.settings.poll_hold_s):
+                while True:
+                    await reader.news()
+                    if entries := await reader.read():
+                        return [(e.id, message_of(e.event, debug=debug)) for e in entries]
+    return []
+
+
+async def _admit(app: Any) -> bytes:
+    """The body of a request that may be heard.
+
+    Raises:
+        Forbidden: Wrong origin, not JSON (a form can be sent from anywhere), or a hook says no.
+        PayloadTooLarge: Larger than the server takes.
+    """
+    refusal = guards.refuse_origin(app, request.headers)
+    if refusal is not None:
+        raise Forbidden(refusal)
+    if request.mimetype != "application/json":
+        raise Forbidden("Content-Type must be application/json")
+    rejection = await guards.run_connect_hooks(app, request)
+    if rejection is not None:
+        raise Forbidden(rejection[1])
+    return await read_body()
+
+
+async def read_body() -> bytes:
+    """The request's body.
+
+    Raises:
+        PayloadTooLarge: Larger than the server takes.
+    """
+    try:
+        return bytes(cast(bytes, await request.get_data(as_text=False)))
+    except RequestEntityTooLarge as error:
+        raise PayloadTooLarge(
+            "the request is larger than DASH_DISPATCH_MAX_REQUEST_BYTES"
+        ) from error
+
+
+def _frame(pairs: list[tuple[Mark, bytes]]) -> Response:
+    response = Response(encode_frame(pairs), content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _refuse(error: DispatchError) -> Response:
+    if error.http_status >= 500:
+        logger.warning("! refused: %s", error)
+    return problem(error)
+
+
+def problem(error: DispatchError) -> Response:
+    """An error as an HTTP answer: its status, its reason as JSON, and when to try again."""
+    response = _problem(error.http_status, str(error))
+    if error.retryable:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+def _problem(status: int, text: str) -> Response:
+    content = orjson.dumps({"error": text})
+    return Response(content, status=status, content_type="application/json")

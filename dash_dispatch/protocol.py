@@ -1,0 +1,400 @@
+"""The wire: every message between browser, web and worker, as a frozen type, with its coding.
+
+Three languages meet here:
+
+* what a **browser script** sends (`ClientMessage`) and is sent (frames, see `encode_frame`);
+* what a **worker** writes into a mailbox (`Event`) and a web process reads back;
+* what a web process writes down about a **call** for the worker (`CallSpec`, `RequestSnapshot`).
+
+``VERSION`` counts the browser's language. A release understands its own version and the one
+before, because an open tab keeps its script through a deploy.
+
+A result is never parsed on its way: a worker makes the final JSON text, and the web process puts
+it between two constant strings. Decoding is msgspec's: typed, and strict about what it reads.
+"""
+
+import enum
+import hashlib
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+import orjson
+
+from dash_dispatch.errors import DecodeError, UnsupportedVersion
+
+_T = TypeVar("_T")
+
+VERSION: Final = 1
+SUPPORTED_VERSIONS: Final = frozenset({1})
+
+# --- browser -> web -----------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="type"):
+    """First words on a connection: who I am, and the last mailbox entry that I have."""
+
+    version: int
+    session: str | None = None
+    cursor: str | None = None
+
+
+class CallMessage(msgspec.Struct, frozen=True, tag="call", tag_field="type"):
+    """Run a callback. Safe to repeat: page and request name one call."""
+
+    page: str
+    request: str
+    payload: msgspec.Raw
+
+
+class CancelMessage(msgspec.Struct, frozen=True, tag="cancel", tag_field="type"):
+    """The page no longer wants the answer to this request."""
+
+    page: str
+    request: str
+
+
+class AckMessage(msgspec.Struct, frozen=True, tag="ack", tag_field="type"):
+    """Everything up to this entry, and up to this direct message, has been received."""
+
+    cursor: str | None = None
+    direct: int = 0
+
+
+class PropsMessage(msgspec.Struct, frozen=True, tag="props", tag_field="type"):
+    """The answer to ``get_props_request``."""
+
+    page: str
+    request: str
+    payload: dict[str, Any]
+
+
+class ByeMessage(msgspec.Struct, frozen=True, tag="bye", tag_field="type"):
+    """The page has gone."""
+
+    page: str
+
+
+class PingMessage(msgspec.Struct, frozen=True, tag="ping", tag_field="type"):
+    """Is anybody there?"""
+
+
+ClientMessage = (
+    Hello | CallMessage | CancelMessage | AckMessage | PropsMessage | ByeMessage | PingMessage
+)
+
+
+class SendBody(msgspec.Struct, frozen=True):
+    """Body of a long-poll client's ``send``."""
+
+    version: int
+    session: str | None = None
+    messages: list[ClientMessage] = []
+
+
+class PollBody(msgspec.Struct, frozen=True):
+    """Body of a long-poll client's ``poll``; the cursor acknowledges."""
+
+    version: int
+    session: str
+    cursor: str | None = None
+
+
+class CallbackBody(msgspec.Struct, frozen=True):
+    """What Dash's renderer posts to run a callback, as far as it has to be well-formed."""
+
+    output: str
+    outputs: Any = None
+    inputs: list[Any] = []
+    state: list[Any] | None = None
+    changedPropIds: list[str] = []  # noqa: N815 - Dash's own name on the wire
+
+
+_client_message = msgspec.json.Decoder(ClientMessage)
+_send_body = msgspec.json.Decoder(SendBody)
+_poll_body = msgspec.json.Decoder(PollBody)
+_callback_body = msgspec.json.Decoder(CallbackBody)
+
+
+def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes | str, what: str) -> _T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not {what}: {error}") from error
+
+
+def decode_client_message(data: bytes | str) -> ClientMessage:
+    """Read one websocket message.
+
+    Raises:
+        DecodeError: Not JSON, or not a message of this protocol.
+    """
+    message: ClientMessage = _decode(_client_message, data, "a message of this protocol")
+    return message
+
+
+def decode_send(data: bytes) -> SendBody:
+    """Read a ``send`` body. Raises `DecodeError`, `UnsupportedVersion`."""
+    body = _decode(_send_body, data, "a send body")
+    check_version(body.version)
+    return body
+
+
+def decode_poll(data: bytes) -> PollBody:
+    """Read a ``poll`` body. Raises `DecodeError`, `UnsupportedVersion`."""
+    body = _decode(_poll_body, data, "a poll body")
+    check_version(body.version)
+    return body
+
+
+def decode_callback_body(data: bytes | msgspec.Raw) -> CallbackBody:
+    """Read a callback request of Dash's renderer.
+
+    Raises:
+        DecodeError: Not a JSON object with a string ``output`` and lists of inputs and state.
+    """
+    return _decode(_callback_body, bytes(data), "a callback request")
+
+
+def check_version(version: int) -> None:
+    """Raises `UnsupportedVersion` for a script that this release cannot talk to."""
+    if version not in SUPPORTED_VERSIONS:
+        raise UnsupportedVersion(
+            f"protocol version {version}; this server speaks {sorted(SUPPORTED_VERSIONS)}"
+        )
+
+
+# --- worker -> mailbox -> web -------------------------------------------------------------------
+
+
+class Status(enum.StrEnum):
+    """How a call ended. Exactly one per call."""
+
+    OK = "ok"
+    NO_UPDATE = "no_update"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    WORKER_LOST = "worker_lost"
+    EXPIRED = "expired"
+
+
+SILENT: Final = frozenset({Status.NO_UPDATE, Status.CANCELLED, Status.SUPERSEDED})
+"""Outcomes that change nothing on the page and are no error there."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The body of an outcome that is an error.
+
+    ``traceback`` is shown in the dev tools and never in production.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    call: str = ""
+    worker: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A call's last event.
+
+    ``body`` is the JSON text that Dash's callback made (status ok), an encoded `Failure`
+    (an error), or empty. ``response`` is JSON of the cookies and headers that the callback set, for
+    transports that can carry them.
+    """
+
+    status: Status
+    body: bytes = b""
+    response: bytes = b""
+
+    @property
+    def failure(self) -> Failure:
+        """The error. Only for outcomes whose status is one."""
+        return msgspec.json.decode(self.body, type=Failure)
+
+
+def failed(
+    status: Status,
+    kind: str,
+    message: str,
+    *,
+    traceback: str = "",
+    call: str = "",
+    worker: str = "",
+) -> Outcome:
+    """An outcome that is an error."""
+    failure = Failure(type=kind, message=message, traceback=traceback, call=call, worker=worker)
+    return Outcome(status, msgspec.json.encode(failure))
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One mailbox entry: something that happened to a call of this page.
+
+    Attributes:
+        page: The page it is for.
+        request: The request that asked for the call.
+        call: The call id.
+        outcome: Set on a call's last event.
+        props: JSON text of ``{"componentId": …, "props": …}``: a ``set_props``.
+        question: A ``get_props_request``, as it goes to the page.
+    """
+
+    page: str
+    request: str
+    call: str
+    outcome: Outcome | None = None
+    props: bytes = b""
+    question: bytes = b""
+
+
+# --- web -> worker ------------------------------------------------------------------------------
+
+
+class RequestSnapshot(msgspec.Struct, frozen=True):
+    """What a callback can ask of its request, carried to wherever it runs."""
+
+    cookies: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    args: list[tuple[str, str]] = []
+    path: str = ""
+    remote: str = ""
+    origin: str = ""
+
+
+class CallSpec(msgspec.Struct, frozen=True):
+    """A call as it is written down: everything that a worker needs to run it.
+
+    Attributes:
+        id: Derived from page and request (`call_id`), so that a repeated request is one call.
+        session: Whose mailbox its events go to.
+        page, request: Names given by the page's renderer.
+        output: Dash's id of the callback.
+        lane: Queue and executor, see `lane`.
+        timeout_s: The time limit of one run, in seconds.
+        payload: The renderer's request, as it came.
+        snapshot: An encoded `RequestSnapshot`.
+        stream: Whether ``set_props`` is sent as it happens (else with the result).
+    """
+
+    id: str
+    session: str
+    page: str
+    request: str
+    output: str
+    lane: str
+    timeout_s: float
+    payload: bytes
+    snapshot: bytes
+    stream: bool = True
+
+
+def call_id(page: str, request: str) -> str:
+    """The id of the call that this request of this page asks for: 32 hexadecimal digits."""
+    return hashlib.sha256(f"{page}\0{request}".encode()).hexdigest()[:32]
+
+
+class Executor(enum.StrEnum):
+    """Where in a worker a callback runs."""
+
+    LOOP = "loop"
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+def lane(queue: str, executor: Executor) -> str:
+    """Calls wait per queue and executor, so that a worker claims only what it can start now."""
+    return f"{queue}:{executor}"
+
+
+# --- web -> browser -----------------------------------------------------------------------------
+
+Mark = str | int | None
+"""A mailbox entry id, a direct message's number, or nothing (control)."""
+
+
+def encode_frame(pairs: Iterable[tuple[Mark, bytes]]) -> bytes:
+    """A frame: a JSON array of ``[mark, message]``; the messages are JSON text already."""
+    return b"[" + b",".join(b"[%b,%b]" % (orjson.dumps(m), text) for m, text in pairs) + b"]"
+
+
+def welcome(token: str, *, resumed: bool) -> bytes:
+    """Answer to `Hello`."""
+    return orjson.dumps(
+        {"type": "welcome", "version": VERSION, "session": token, "resumed": resumed}
+    )
+
+
+def reset(reason: str) -> bytes:
+    """Tell the browser that its session is not valid (any more)."""
+    return orjson.dumps({"type": "reset", "reason": reason})
+
+
+PONG: Final = b'{"type":"pong"}'
+
+
+def set_props(page: str, props: bytes) -> bytes:
+    """A component update, from its JSON text."""
+    return b'{"type":"set_props","rendererId":%b,"payload":%b}' % (orjson.dumps(page), props)
+
+
+def get_props_request(page: str, request: str, component: str, prop: str) -> bytes:
+    """Ask the page for a component's property."""
+    return orjson.dumps(
+        {
+            "type": "get_props_request",
+            "rendererId": page,
+            "requestId": request,
+            "payload": {"componentId": component, "properties": [prop]},
+        }
+    )
+
+
+def callback_response(page: str, request: str, outcome: Outcome, *, debug: bool) -> bytes:
+    """What Dash's renderer expects as the answer to a callback.
+
+    Args:
+        page: The renderer's id.
+        request: Its request's id.
+        outcome: How the call ended.
+        debug: Whether error details may be shown in the browser.
+    """
+    head = b'{"type":"callback_response","rendererId":%b,"requestId":%b,"payload":' % (
+        orjson.dumps(page),
+        orjson.dumps(request),
+    )
+    if outcome.status is Status.OK:
+        return head + b'{"status":"ok","data":%b}}' % outcome.body
+    if outcome.status in SILENT:
+        return head + b'{"status":"prevent_update"}}'
+    message = describe(outcome.failure, debug=debug)
+    return head + orjson.dumps({"status": "error", "message": message}) + b"}"
+
+
+def message_of(event: Event, *, debug: bool) -> bytes:
+    """An event as Dash's renderer takes it."""
+    if event.outcome is not None:
+        return callback_response(event.page, event.request, event.outcome, debug=debug)
+    return event.question or set_props(event.page, event.props)
+
+
+def describe(failure: Failure, *, debug: bool) -> str:
+    """An error in words for the browser.
+
+    In production the words of user code and of the server stay in the log; the call id leads
+    there.
+    """
+    if not debug:
+        if failure.type in PUBLIC_FAILURES:
+            return failure.message
+        return f"The callback failed. The server's log has the details (call {failure.call})."
+    where = f"\n\ncall {failure.call}" + (f", worker {failure.worker}" if failure.worker else "")
+    detail = f"\n\n{failure.traceback}" if failure.traceback else ""
+    return f"{failure.type}: {failure.message}{where}{detail}"
+
+
+PUBLIC_FAILURES: Final = frozenset(
+    {"TimedOut", "WorkerLost", "QueueFull", "PayloadTooLarge", "StoreUnavailable", "CallExpired"}
+)
+"""Failures whose message is ours and says nothing about the app's inside."""

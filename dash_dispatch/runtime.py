@@ -1,0 +1,128 @@
+"""What one web process shares among its requests and connections, and its life."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from typing import Any
+
+from dash_dispatch import bridge
+from dash_dispatch.config import Settings
+from dash_dispatch.errors import ConfigError, StoreError, StoreUnavailable
+from dash_dispatch.local import LocalCalls, Threads
+from dash_dispatch.relay import Relay
+from dash_dispatch.session import Sessions, Signer
+from dash_dispatch.store import Store
+from dash_dispatch.submit import Submitter
+from dash_dispatch.sweeper import Sweeper
+
+logger = logging.getLogger(__name__)
+
+MISSING_URL = (
+    "DASH_DISPATCH_REDIS_URL is not set: offloaded callbacks need a Redis that web and workers"
+    " share, as in redis://localhost:6379/0. (Started with `python app.py`, an app brings its own.)"
+)
+MISSING_KEY = (
+    "DASH_DISPATCH_SECRET_KEY is not set: it signs the browsers' session handles, and has to be"
+    " the same on every web process. Make one with:"
+    ' python -c "import secrets; print(secrets.token_urlsafe(32))"'
+)
+
+
+class Services:
+    """All that needs Redis."""
+
+    def __init__(self, app: Any, settings: Settings, threads: Threads) -> None:
+        if settings.redis_url is None:
+            raise ConfigError(MISSING_URL)
+        if settings.secret_key is None:
+            raise ConfigError(MISSING_KEY)
+        self.store = Store(settings)
+        self.relay = Relay(self.store)
+        self.submitter = Submitter(self.store, settings)
+        self.local = LocalCalls(app, threads, f"web {socket.gethostname()}:{os.getpid()}")
+        signer = Signer(settings.secret_key.get_secret_value(), settings.namespace)
+        self.sessions = Sessions(app, self.store, settings, self.submitter, self.local, signer)
+        self._sweeper = Sweeper(self.store, settings)
+
+    def start(self) -> None:
+        """Begin to listen and to look after lost workers."""
+        self.relay.start()
+        self._sweeper.start()
+
+    async def close(self) -> None:
+        """End everything, mail included."""
+        await self._sweeper.close()
+        await self.local.close()
+        await self.sessions.shutdown()
+        await self.relay.close()
+        await self.store.close()
+
+
+class Runtime:
+    """A web process' threads, and its services once they are needed.
+
+    They start with the server. An app without offloaded callbacks, or one under test without a
+    server, runs without Redis: then they do not start at all.
+    """
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self.threads = Threads(settings.threads)
+        self._services: Services | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def configure(self, settings: Settings) -> None:
+        """Take other settings, before the start (the embedded mode brings a Redis)."""
+        self.settings = settings
+
+    async def startup(self) -> None:
+        """The server starts.
+
+        Raises:
+            ConfigError: A setting is missing that this app needs.
+        """
+        await asyncio.to_thread(bridge.ready, self.app)
+        bridge.thread_page_layouts(self.threads.wrap)
+        offloaded = bridge.offloaded_of(self.app)
+        if self.settings.redis_url is None and not offloaded:
+            return
+        services = self.services()
+        try:
+            await services.store.publish_callbacks("web", offloaded)
+            known = await services.store.known_callbacks("worker")
+            workers = await services.store.live_workers()
+        except StoreUnavailable as error:
+            # The page is served, offloaded callbacks answer 503, and all mends itself later.
+            logger.warning("! Redis at %s: %s", self.settings.display_url, error)
+            return
+        if workers and (missing := sorted(set(offloaded) - known)):
+            logger.warning("! the workers do not know %s: do they run older code?", missing)
+
+    def services(self) -> Services:
+        """The services, started.
+
+        Raises:
+            ConfigError: Redis or the key is not configured.
+        """
+        loop = asyncio.get_running_loop()
+        if self._services is None or self._loop is not loop:
+            # Another loop: a test client, or a server that was started again in this process.
+            self._services = Services(self.app, self.settings, self.threads)
+            self._loop = loop
+            self._services.start()
+        return self._services
+
+    def stopping(self) -> asyncio.Event | None:
+        """Set when a server that ``app.run()`` started is asked to stop; else None."""
+        return bridge.stopping(self.app)
+
+    async def shutdown(self) -> None:
+        """The server stops."""
+        services, self._services = self._services, None
+        if services is not None and self._loop is asyncio.get_running_loop():
+            with contextlib.suppress(StoreError):
+                await services.close()
+        self.threads.close()

@@ -1,0 +1,238 @@
+"""Dash's Quart backend, with our dispatch in place of its own."""
+
+import hashlib
+import inspect
+import logging
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+from typing import Any, cast
+
+import orjson
+from dash.exceptions import PreventUpdate
+from quart import Response, request
+
+from dash_dispatch import bridge, guards, longpoll
+from dash_dispatch import websocket as websocket_transport
+from dash_dispatch.callbacks import Offloaded
+from dash_dispatch.errors import CallTimedOut, ConfigError, DispatchError
+from dash_dispatch.protocol import SILENT, CallSpec, Event, Outcome, Status, describe
+from dash_dispatch.runtime import Runtime
+from dash_dispatch.submit import Asked
+
+logger = logging.getLogger(__name__)
+
+SCRIPTS = {"worker": "dispatch-worker.js", "page": "dispatch-page.js"}
+_SCRIPT_PATH = re.compile(r"(worker|page)\.([0-9a-f]{16})\.js\Z")
+_IMMUTABLE = "public, max-age=31536000, immutable"
+
+
+@cache
+def script(name: str) -> bytes:
+    """The text of one of the browser scripts."""
+    return resources.files("dash_dispatch").joinpath("static", SCRIPTS[name]).read_bytes()
+
+
+@cache
+def script_path(name: str) -> str:
+    """Its path below the app's prefix: the same on every replica that has the same script."""
+    digest = hashlib.sha256(script(name)).hexdigest()[:16]
+    return f"_dash-dispatch/{name}.{digest}.js"
+
+
+class DispatchServer(bridge.QuartServer):
+    """The server of a ``dash_dispatch.Dash``.
+
+    Callbacks of the web process run on the loop (``async def``) or in threads (``def``); offloaded
+    ones are handed to the workers.
+    """
+
+    runtime: Runtime
+
+    def setup_backend(self, dash_app: Any) -> None:
+        """Called by Dash when it takes a Quart app over."""
+        super().setup_backend(dash_app)
+        self.runtime = dash_app.runtime
+        server = self.server
+        server.config["MAX_CONTENT_LENGTH"] = self.runtime.settings.max_request_bytes
+        server.before_serving(self._start)
+        server.after_serving(self._stop)
+
+    async def _start(self) -> None:
+        await self.runtime.startup()
+
+    async def _stop(self) -> None:
+        await self.runtime.shutdown()
+
+    # --- callbacks over plain HTTP -------------------------------------------------------------
+
+    def serve_callback(self, dash_app: Any) -> Callable[[], Any]:
+        """The view of ``_dash-update-component``."""
+
+        async def dispatch() -> Response:
+            try:
+                limit = self.runtime.settings.max_request_bytes
+                asked = Asked(dash_app, await longpoll.read_body(), limit)
+                if asked.cancels is not None:
+                    # There is no session here whose calls could be meant.
+                    return Response("", 204)
+                if asked.offloaded is not None:
+                    return await self._offloaded(dash_app, asked, asked.offloaded)
+                return await self._local(dash_app, asked)
+            except DispatchError as error:
+                logger.warning("! refused: %s", error)
+                return longpoll.problem(error)
+
+        # Integrations exempt Dash's view from CSRF checks by this name.
+        dispatch.__qualname__ = "dispatch"
+        dispatch.__module__ = "dash.dash"
+        return dispatch
+
+    async def _local(self, app: Any, asked: Asked) -> Response:
+        invocation, answer = bridge.bind_request(app, orjson.loads(asked.raw))
+        run = invocation.run
+        try:
+            text = await (run() if invocation.is_async else self.runtime.threads.wrap(run)())
+        except PreventUpdate:
+            return Response("", 204)
+        except SystemExit as error:
+            # It would end the whole web process.
+            raise RuntimeError(f"the callback called sys.exit({error.code!r})") from error
+        return cast(Response, answer(text))
+
+    async def _offloaded(self, app: Any, asked: Asked, offloaded: Offloaded) -> Response:
+        """Hold the request until the outcome, within ``post_timeout_s``."""
+        services = self.runtime.services()
+        name = services.sessions.signer.new()
+        snapshot = guards.snapshot(app, request)
+        try:
+            async with await services.relay.attach(name, None) as reader:
+                spec, _ = await services.submitter.submit(
+                    asked,
+                    offloaded,
+                    snapshot,
+                    session=name,
+                    page=name,
+                    request="post",
+                    stream=False,
+                )
+                try:
+                    event = await reader.outcome(spec.id, self.runtime.settings.post_timeout_s)
+                finally:
+                    # Nobody else can ever get it: not after a 504, nor when the caller went away.
+                    await services.store.cancel(spec.id)
+        finally:
+            await services.store.discard(name)
+        return self._answer(app, spec, event)
+
+    def _answer(self, app: Any, spec: CallSpec, event: Event | None) -> Response:
+        if event is None:
+            limit = self.runtime.settings.post_timeout_s
+            late = f"no outcome within {limit:g} s (DASH_DISPATCH_POST_TIMEOUT_S); call {spec.id}"
+            raise CallTimedOut(spec.id, late)
+        outcome = cast(Outcome, event.outcome)
+        if outcome.status in SILENT:
+            return Response("", 204)
+        if outcome.status is Status.OK:
+            response = Response(outcome.body, content_type="application/json")
+            bridge.replay(outcome.response, response)
+            return response
+        text = describe(outcome.failure, debug=bridge.shows_errors(app))
+        status = CallTimedOut.http_status if outcome.status is Status.TIMED_OUT else 500
+        return Response(text, status=status, content_type="text/plain")
+
+    # --- the browser scripts and their transports ----------------------------------------------
+
+    def serve_websocket_callback(self, dash_app: Any) -> None:
+        """Register the websocket, its long-poll twin, and the scripts."""
+        server = self.server
+        prefix = dash_app.config.routes_pathname_prefix
+
+        async def websocket_view() -> None:
+            await websocket_transport.serve(dash_app, self.runtime)
+
+        server.add_websocket(
+            f"{prefix}_dash-ws-callback", f"{prefix}_dash-ws-callback", websocket_view
+        )
+
+        async def send_view() -> Response:
+            return await longpoll.send(dash_app, self.runtime)
+
+        async def poll_view() -> Response:
+            return await longpoll.poll(dash_app, self.runtime)
+
+        async def script_view(name: str) -> Response:
+            return _serve_script(name)
+
+        for path, view, method in (
+            ("send", send_view, "POST"),
+            ("poll", poll_view, "POST"),
+            ("<path:name>", script_view, "GET"),
+        ):
+            rule = f"{prefix}_dash-dispatch/{path}"
+            self.add_url_rule(rule, view, endpoint=rule, methods=[method])
+
+    # --- the rest of Dash's backend ------------------------------------------------------------
+
+    def register_callback_api_routes(self, callback_api_paths: dict[str, Any]) -> None:
+        """``api_endpoint=``: plain functions run in threads here as well."""
+        super().register_callback_api_routes(
+            {
+                path: handler if inspect.iscoroutinefunction(handler) else self._threaded(handler)
+                for path, handler in callback_api_paths.items()
+            }
+        )
+
+    def _threaded(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        async def threaded(*args: Any, **kwargs: Any) -> Any:
+            return await self.runtime.threads.wrap(handler)(*args, **kwargs)
+
+        return threaded
+
+    def enable_compression(self) -> None:
+        """``compress=True``: responses, not websockets.
+
+        Raises:
+            ConfigError: The extra is not installed.
+        """
+        try:
+            from brotli_asgi import BrotliMiddleware  # an extra  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError(
+                "compress=True needs an extra: pip install 'dash_dispatch[compress]'"
+            ) from error
+        server = cast(Any, self.server)
+        server.asgi_app = BrotliMiddleware(server.asgi_app, quality=4, minimum_size=1024)
+
+    def run(self, dash_app: Any, host: str, port: int, debug: bool, **kwargs: Any) -> None:
+        """``app.run()``: with no Redis configured, brings one and a worker along."""
+        runtime = self.runtime
+        if runtime.settings.redis_url is not None:
+            super().run(dash_app, host, port, debug, **kwargs)
+            return
+        # Not at the top: it brings arq and the worker along, and production never comes by here.
+        from dash_dispatch.embedded import Embedded  # noqa: PLC0415
+
+        configured = runtime.settings
+        embedded = Embedded.start(dash_app, configured, debug=debug)
+        try:
+            runtime.configure(embedded.settings)
+            super().run(dash_app, host, port, debug, **kwargs)
+        finally:
+            runtime.configure(configured)
+            embedded.close()
+
+
+def _serve_script(name: str) -> Response:
+    match = _SCRIPT_PATH.match(name)
+    if match is None:
+        return Response("not found", 404)
+    kind = match.group(1)
+    response = Response(script(kind), content_type="text/javascript; charset=utf-8")
+    # During a rolling deploy a page may ask for a script of another release: the current one
+    # serves it, and must not be kept under that name.
+    current = name == script_path(kind).partition("/")[2]
+    response.headers["Cache-Control"] = _IMMUTABLE if current else "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response

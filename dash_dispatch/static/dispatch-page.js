@@ -1,0 +1,777 @@
+/*
+ * dispatch-page.js: the page's half of dash_dispatch. Must be loaded before Dash's own scripts.
+ *
+ *   Relay        stands between Dash's renderer and dispatch-worker.js. The renderer believes that it
+ *                talks to a SharedWorker; the script really runs in the best place that there is.
+ *   PageLock     lets the worker learn that this page has gone, whatever became of it.
+ *   Overflow     lets more than the renderer's 12 callbacks run at a time.
+ *   Superseding  tells the server about callbacks whose answer the renderer would throw away.
+ *
+ * The last two look into the renderer's store. Where it is not what they expect they do nothing, and
+ * Dash behaves as without them.
+ *
+ * For page scripts: `window.dash_dispatch.transport()` is 'connecting', 'websocket', 'polling' or
+ * 'offline'. On a change `window.dash_dispatch.onstatus(state)` is called, if set, and the event
+ * `dash-dispatch:status` with `detail.state` is dispatched on `window`.
+ */
+(() => {
+    'use strict';
+
+    if (window.dash_dispatch) {
+        return; // two apps in one page: the first script serves both
+    }
+
+    const WIRE_VERSION = 1;
+    const WORKER_PATH = '/_dash-dispatch/worker.';
+
+    // What the renderer allows to run at a time, executing and watched together.
+    const RENDERER_CAP = 12;
+
+    const FIRST_WORD_DEADLINE_MS = 20000;
+    const LOCK_DEADLINE_MS = 1000;
+    const PING_MS = 20000;
+    const REOPEN_MS = {first: 1000, most: 15000};
+
+    const NativeSharedWorker = window.SharedWorker;
+    // Where a policy asks for nonces, the script that we may add needs the one of this script.
+    const nonce = document.currentScript?.nonce;
+
+    // --- Status ---------------------------------------------------------------------------------
+
+    const api = {
+        /** Version of the protocol between script and server. */
+        version: WIRE_VERSION,
+        /** How callbacks travel now. */
+        transport: () => transport,
+        /** Called with the new state on every change. */
+        onstatus: null
+    };
+    let transport = 'connecting';
+
+    function showStatus(state) {
+        if (state === transport) {
+            return;
+        }
+        transport = state;
+        try {
+            api.onstatus?.(state);
+        } finally {
+            window.dispatchEvent(new CustomEvent('dash-dispatch:status', {detail: {state}}));
+        }
+    }
+
+    // --- The page's lock ------------------------------------------------------------------------
+
+    function uniqueName(prefix) {
+        const numbers = crypto.getRandomValues(new Uint32Array(4));
+        return `${prefix}-${[...numbers].map(n => n.toString(36)).join('')}`;
+    }
+
+    /** An exclusive lock, held as long as the page lives. The browser gives it up for us, even in a crash. */
+    class PageLock {
+        #name = null;
+        #release = null;
+
+        /** The lock's name, or null where there are no locks: then the page has to ping. */
+        get() {
+            this.#name ??= this.#acquire();
+            return this.#name;
+        }
+
+        /** Back from the back/forward cache, where a browser may have taken the old one away. */
+        renew() {
+            const release = this.#release;
+            this.#name = this.#acquire();
+            this.#name.then(() => release?.());
+        }
+
+        #acquire() {
+            return new Promise(resolve => {
+                setTimeout(() => resolve(null), LOCK_DEADLINE_MS);
+                if (!navigator.locks) {
+                    resolve(null);
+                    return;
+                }
+                const name = uniqueName('dash-dispatch-page');
+                const held = navigator.locks.request(name, () => {
+                    resolve(name);
+                    return new Promise(release => {
+                        this.#release = release;
+                    });
+                });
+                held.catch(() => resolve(null)); // not allowed here, as in a sandboxed frame
+            });
+        }
+    }
+
+    const pageLock = new PageLock();
+
+    // --- Where the worker script runs ------------------------------------------------------------
+
+    // Each opens the script in one place, best first. `hear` takes its messages; `fail` is called
+    // when it cannot be loaded. They throw where the browser has no such place.
+
+    function openShared(url, options, hear, fail) {
+        const worker = new NativeSharedWorker(url, options);
+        worker.onerror = fail;
+        worker.port.onmessage = ({data}) => hear(data);
+        return {
+            post: message => worker.port.postMessage(message),
+            close: () => worker.port.close()
+        };
+    }
+
+    function openDedicated(url, options, hear, fail) {
+        const worker = new Worker(url);
+        worker.onerror = fail;
+        worker.onmessage = ({data}) => hear(data);
+        return {
+            post: message => worker.postMessage(message),
+            close: () => setTimeout(() => worker.terminate(), 1000) // it may have last words to send
+        };
+    }
+
+    function openInPage(url, options, hear, fail) {
+        const {port1, port2} = new MessageChannel();
+        const script = document.createElement('script');
+        script.dashDispatchReady = accept => accept(port2);
+        script.onerror = fail;
+        script.onload = () => script.remove();
+        if (nonce) {
+            script.nonce = nonce;
+        }
+        script.src = url;
+        port1.onmessage = ({data}) => hear(data);
+        document.head.append(script);
+        return {
+            post: message => port1.postMessage(message),
+            close: () => {
+                script.dashDispatchReady = null;
+                port1.close();
+            }
+        };
+    }
+
+    const PLACES = [openShared, openDedicated, openInPage];
+
+    // --- The renderer's end -----------------------------------------------------------------------
+
+    /** Looks like a MessagePort, without the cost of copying every result once more. */
+    class RendererPort extends EventTarget {
+        #post;
+        #close;
+        #handler = null;
+        #backlog = [];
+
+        constructor(post, close) {
+            super();
+            this.#post = post;
+            this.#close = close;
+            this.addEventListener('message', event => this.#handler?.call(this, event));
+        }
+
+        get onmessage() {
+            return this.#handler;
+        }
+
+        set onmessage(handler) {
+            this.#handler = handler;
+            this.start();
+        }
+
+        start() {
+            const backlog = this.#backlog;
+            this.#backlog = null;
+            backlog?.forEach(message => this.deliver(message));
+        }
+
+        postMessage(message) {
+            this.#post(message);
+        }
+
+        close() {
+            this.#close();
+        }
+
+        deliver(message) {
+            if (this.#backlog) {
+                this.#backlog.push(message);
+            } else {
+                this.dispatchEvent(new MessageEvent('message', {data: message}));
+            }
+        }
+    }
+
+    /** What `new SharedWorker` of our script returns. */
+    class RelayedWorker extends EventTarget {
+        onerror = null;
+
+        constructor(port) {
+            super();
+            this.port = port;
+        }
+    }
+
+    const relays = new Set();
+
+    /**
+     * One renderer's way to the worker. Keeps what is needed to begin again elsewhere: when a place
+     * cannot load the script the next is taken, when a worker dies it is started again, and the
+     * requests that have no answer yet are handed over once more.
+     */
+    class Relay {
+        worker;
+        #url;
+        #options;
+        #port;
+        #place = -1;
+        #opened = 0;
+        #link = null;
+        #heard = false;
+        #greeting = null;
+        #answered = false;
+        #attached = false;
+        #pending = new Map();
+        #failures = 0;
+
+        constructor(url, options) {
+            this.#url = String(url);
+            this.#options = options;
+            this.#port = new RendererPort(
+                message => this.#fromRenderer(message),
+                () => this.#close()
+            );
+            this.worker = new RelayedWorker(this.#port);
+            relays.add(this);
+            this.#openNext();
+        }
+
+        get rendererId() {
+            return this.#greeting?.rendererId;
+        }
+
+        /** The renderer dropped this callback: tell the server. answerSuperseded() must follow. */
+        cancel(requestId) {
+            if (this.#pending.delete(requestId)) {
+                this.post({type: 'dd:cancel', rendererId: this.rendererId, requestId});
+            }
+        }
+
+        /** Let the renderer finish with a callback that it dropped: `running` and loading end now. */
+        answerSuperseded(requestId) {
+            this.#port.deliver({
+                type: 'callback_response',
+                rendererId: this.rendererId,
+                requestId,
+                payload: {status: 'prevent_update'}
+            });
+        }
+
+        /** Say who we are, and what we wait for. Safe to repeat. */
+        async attach() {
+            const opened = this.#opened;
+            const lock = await pageLock.get();
+            if (!this.#greeting || !this.#link || opened !== this.#opened) {
+                return; // closed, or begun again elsewhere
+            }
+            // The lock is ours before the worker hears of it, or it would get it and take us for gone.
+            this.#link.post({...this.#greeting, dd: {lock, pings: lock === null}});
+            this.#attached = true;
+            this.#pending.forEach(message => this.#link.post(message));
+        }
+
+        /** Messages of ours. Before attaching there is nobody who would know what to do with them. */
+        post(message) {
+            if (this.#attached) {
+                this.#link.post(message);
+            }
+        }
+
+        // From the renderer
+
+        #fromRenderer(message) {
+            if (message.type === 'connect') {
+                this.#greeting = message;
+                this.#answered = false;
+                this.attach();
+            } else if (message.type === 'callback_request') {
+                this.#request(message);
+            } else {
+                this.post(message);
+            }
+            if (message.type === 'disconnect') {
+                this.#greeting = null;
+                this.#pending.clear();
+            }
+        }
+
+        #request(message) {
+            this.#pending.set(message.requestId, message);
+            try {
+                this.post(message);
+            } catch (error) {
+                this.#pending.delete(message.requestId);
+                throw error; // cannot be cloned: the renderer shows it as this callback's error
+            }
+            superseding.requested(this, message);
+        }
+
+        #close() {
+            this.#opened += 1;
+            this.#attached = false;
+            this.#link?.close();
+            this.#link = null;
+            relays.delete(this);
+            superseding.forget(this);
+        }
+
+        // From the worker
+
+        #hear(message) {
+            if (!this.#heard) {
+                this.#heard = true;
+                this.#failures = 0;
+            }
+            switch (message.type) {
+                case 'dd:status':
+                    showStatus(message.state);
+                    break;
+                case 'dd:lost':
+                    this.attach();
+                    break;
+                case 'dd:alive':
+                    this.#watchWorker(message.lock);
+                    break;
+                case 'connected':
+                    this.#connected(message);
+                    break;
+                case 'callback_response':
+                    this.#answer(message);
+                    break;
+                default:
+                    this.#port.deliver(message);
+            }
+        }
+
+        #connected(message) {
+            // Once is enough: the renderer would log a reconnection that it need not know of.
+            if (!this.#answered) {
+                this.#answered = true;
+                this.#port.deliver(message);
+            }
+        }
+
+        #answer(message) {
+            if (this.#pending.delete(message.requestId)) {
+                superseding.answered(message.requestId);
+                this.#port.deliver(message);
+            }
+        }
+
+        /** The worker holds this lock as long as it lives. */
+        #watchWorker(name) {
+            const opened = this.#opened;
+            navigator.locks
+                ?.request(name, () => {
+                    if (opened === this.#opened) {
+                        this.#place = -1;
+                        this.#reopenLater();
+                    }
+                })
+                .catch(() => {}); // as without locks
+        }
+
+        // Places
+
+        #openNext() {
+            this.#place += 1;
+            this.#opened += 1;
+            this.#heard = false;
+            this.#attached = false;
+            const opened = this.#opened;
+            const current = () => opened === this.#opened;
+            const fail = () => current() && !this.#heard && this.#fall();
+            try {
+                this.#link = PLACES[this.#place](
+                    this.#url,
+                    this.#options,
+                    message => current() && this.#hear(message),
+                    fail
+                );
+            } catch {
+                fail();
+                return;
+            }
+            if (this.#greeting) {
+                this.attach();
+            }
+            setTimeout(fail, FIRST_WORD_DEADLINE_MS);
+        }
+
+        #fall() {
+            // A worker that was only slow must not run on in the name of this page.
+            this.post({type: 'dd:leave', rendererId: this.rendererId});
+            this.#link?.close();
+            this.#link = null;
+            if (this.#place + 1 < PLACES.length) {
+                this.#openNext();
+            } else {
+                // Nothing can be loaded, as while a server is being replaced.
+                this.#place = -1;
+                this.#reopenLater();
+            }
+        }
+
+        #reopenLater() {
+            this.#opened += 1;
+            this.#attached = false;
+            this.#link?.close();
+            this.#link = null;
+            const opened = this.#opened;
+            const waitMs = Math.min(REOPEN_MS.most, REOPEN_MS.first * 2 ** this.#failures);
+            this.#failures += 1;
+            if (this.#failures > 1) {
+                showStatus('offline');
+            }
+            setTimeout(() => opened === this.#opened && this.#openNext(), waitMs);
+        }
+    }
+
+    // --- The renderer's store ---------------------------------------------------------------------
+
+    const stores = new Set();
+
+    function watchStores() {
+        // The renderer pushes each of its stores onto this array, or makes it.
+        const list = (window.dash_stores = window.dash_stores || []);
+        if (!Array.isArray(list)) {
+            return;
+        }
+        list.forEach(watchStore);
+        Object.defineProperty(list, 'push', {
+            configurable: true,
+            writable: true,
+            enumerable: false,
+            value(...added) {
+                added.forEach(watchStore);
+                return Array.prototype.push.apply(this, added);
+            }
+        });
+    }
+
+    function watchStore(store) {
+        if (stores.has(store) || typeof store?.subscribe !== 'function') {
+            return;
+        }
+        stores.add(store);
+        const overflow = new Overflow(store);
+        let seen = null;
+        store.subscribe(() => {
+            const callbacks = callbacksOf(store);
+            if (callbacks && callbacks !== seen) {
+                seen = callbacks;
+                overflow.look(callbacks);
+                superseding.look();
+            }
+        });
+    }
+
+    /** The renderer's lists of callbacks, or null if they are not what this script knows. */
+    function callbacksOf(store) {
+        const callbacks = store.getState()?.callbacks;
+        const lists = ['prioritized', 'blocked', 'executing', 'watched', 'executed'];
+        const known = callbacks && lists.every(name => Array.isArray(callbacks[name]));
+        return known ? callbacks : null;
+    }
+
+    const action = (name, entries) => ({type: `Callbacks.${name}`, payload: entries});
+
+    /**
+     * Lifts the renderer's cap. It starts a callback while fewer than 12 are executing or watched;
+     * those in `blocked` are not counted, but otherwise treated as pending. So when the cap is
+     * reached, callbacks that wait for our worker are parked there, and go on from there when their
+     * answer comes, the way that the renderer itself would have taken them.
+     */
+    class Overflow {
+        #store;
+        #enabled = true;
+        #due = false;
+
+        constructor(store) {
+            this.#store = store;
+        }
+
+        look({executing, watched}) {
+            if (this.#enabled && !this.#due && executing.length + watched.length >= RENDERER_CAP) {
+                this.#due = true;
+                // Not from within the renderer's own dispatch.
+                queueMicrotask(() => {
+                    this.#due = false;
+                    this.#park();
+                });
+            }
+        }
+
+        #park() {
+            const callbacks = callbacksOf(this.#store);
+            const entries = callbacks?.watched.filter(entry => this.#isOurs(entry)) ?? [];
+            if (!this.#enabled || !entries.length) {
+                return;
+            }
+            this.#dispatch([action('RemoveWatched', entries), action('AddBlocked', entries)]);
+            if (!this.#isParked(entries)) {
+                this.#giveUp(entries);
+                return;
+            }
+            entries.forEach(({executionPromise}) => {
+                executionPromise.then(
+                    result => this.#settle(executionPromise, result),
+                    error => this.#settle(executionPromise, {error, payload: null})
+                );
+            });
+            this.#offerSlots();
+        }
+
+        /** Plain HTTP callbacks keep the cap: browsers allow few connections, and we poll over one. */
+        #isOurs({callback, executionPromise}) {
+            const everywhere = this.#store.getState().config?.websocket?.enabled;
+            return (
+                typeof executionPromise?.then === 'function' &&
+                !callback.clientside_function &&
+                !callback.background &&
+                Boolean(everywhere || callback.websocket)
+            );
+        }
+
+        #isParked(entries) {
+            const {blocked, watched} = callbacksOf(this.#store) ?? {blocked: [], watched: []};
+            return entries.every(entry => blocked.includes(entry) && !watched.includes(entry));
+        }
+
+        #giveUp(entries) {
+            this.#enabled = false;
+            const {watched} = callbacksOf(this.#store) ?? {watched: entries};
+            const lost = entries.filter(entry => !watched.includes(entry));
+            if (lost.length) {
+                this.#dispatch([action('AddWatched', lost), action('RemoveBlocked', lost)]);
+            }
+        }
+
+        #settle(promise, result) {
+            const {blocked} = callbacksOf(this.#store) ?? {blocked: []};
+            // Found by its promise: the entry may have been replaced when its outputs were pruned,
+            // or be gone because a newer one took its place.
+            const entry = blocked.find(({executionPromise}) => executionPromise === promise);
+            if (entry) {
+                this.#dispatch([
+                    action('RemoveBlocked', [entry]),
+                    action('AddExecuted', [{...entry, executionResult: result}])
+                ]);
+            }
+        }
+
+        /** The renderer looks for free slots only when something has completed. */
+        #offerSlots() {
+            setTimeout(() => {
+                if (callbacksOf(this.#store)?.prioritized.length) {
+                    this.#store.dispatch(action('Completed', 1)); // a counter, used as a signal only
+                }
+            }, 0);
+        }
+
+        #dispatch(actions) {
+            this.#store.dispatch({type: 'Callbacks.Aggregate', payload: actions});
+        }
+    }
+
+    // --- Superseded callbacks ----------------------------------------------------------------------
+
+    /**
+     * A request is bound to the store's entry that made it, when exactly one fits. An entry that has
+     * left the store unanswered was superseded or its outputs are gone: nobody will see the answer,
+     * so the server may stop. Callbacks without outputs are left alone: what they do, they do by
+     * set_props.
+     */
+    class Superseding {
+        #bound = new Map();
+        #dropped = new Map();
+        #due = false;
+
+        requested(relay, {requestId, payload}) {
+            try {
+                const key = outputsKey(payload?.output, payload?.outputs);
+                const [entry, ...others] = key ? this.#candidates(key) : [];
+                if (entry && !others.length) {
+                    this.#bound.set(requestId, {relay, key, promise: entry.executionPromise});
+                }
+            } catch (error) {
+                console.debug('[dash_dispatch] superseding', error); // unknown internals: not bound
+            }
+        }
+
+        answered(requestId) {
+            const bound = this.#bound.get(requestId);
+            this.#bound.delete(requestId);
+            if (bound && this.#dropped.size) {
+                setTimeout(() => this.#release(bound.key), 0);
+            }
+        }
+
+        forget(relay) {
+            [this.#bound, this.#dropped].forEach(map =>
+                map.forEach((item, requestId) => item.relay === relay && map.delete(requestId))
+            );
+        }
+
+        look() {
+            if (this.#bound.size && !this.#due) {
+                this.#due = true;
+                setTimeout(() => {
+                    this.#due = false;
+                    this.#dropVanished();
+                }, 0);
+            }
+        }
+
+        #dropVanished() {
+            const alive = new Set(liveEntries().map(({entry}) => entry.executionPromise));
+            this.#bound.forEach(({relay, key, promise}, requestId) => {
+                if (!alive.has(promise)) {
+                    this.#bound.delete(requestId);
+                    this.#dropped.set(requestId, {relay, key});
+                    relay.cancel(requestId);
+                }
+            });
+            new Set([...this.#dropped.values()].map(({key}) => key)).forEach(key =>
+                this.#release(key)
+            );
+        }
+
+        /**
+         * The renderer still waits for a dropped request, to end its `running` and loading states.
+         * It gets its answer with that of its successor: before, both would look finished.
+         */
+        #release(key) {
+            if ([...this.#bound.values()].some(bound => bound.key === key)) {
+                return;
+            }
+            this.#dropped.forEach((dropped, requestId) => {
+                if (dropped.key === key) {
+                    this.#dropped.delete(requestId);
+                    dropped.relay.answerSuperseded(requestId);
+                }
+            });
+        }
+
+        #candidates(key) {
+            const taken = new Set([...this.#bound.values()].map(({promise}) => promise));
+            return liveEntries()
+                .filter(({entry}) => !taken.has(entry.executionPromise))
+                .filter(({entry, paths}) => entryKey(entry, paths) === key)
+                .map(({entry}) => entry);
+        }
+    }
+
+    function liveEntries() {
+        return [...stores].flatMap(store => {
+            const {executing = [], watched = [], blocked = []} = callbacksOf(store) ?? {};
+            const {paths} = store.getState();
+            return [...executing, ...watched, ...blocked]
+                .filter(entry => typeof entry.executionPromise?.then === 'function')
+                .map(entry => ({entry, paths}));
+        });
+    }
+
+    const keys = new WeakMap();
+
+    /** Worked out once per run, or many callbacks at a time would cost their number squared. */
+    function entryKey({callback, getOutputs, executionPromise}, paths) {
+        if (!keys.has(executionPromise)) {
+            keys.set(executionPromise, outputsKey(callback.output, getOutputs(paths)));
+        }
+        return keys.get(executionPromise);
+    }
+
+    /** What a callback writes to, wildcards resolved; null for nothing. */
+    function outputsKey(output, outputs) {
+        const flat = [outputs ?? []].flat(Infinity).filter(Boolean);
+        return flat.length
+            ? JSON.stringify([output, flat.map(({id, property}) => [stableId(id), property])])
+            : null;
+    }
+
+    function stableId(id) {
+        return typeof id === 'object' ? Object.entries(id).sort() : id;
+    }
+
+    const superseding = new Superseding();
+
+    // --- Installation ------------------------------------------------------------------------------
+
+    function isOurs(url) {
+        try {
+            return new URL(url, document.baseURI).pathname.includes(WORKER_PATH);
+        } catch {
+            return false;
+        }
+    }
+
+    const makeWorker = (url, options) => new Relay(url, options).worker;
+
+    function wrapNative() {
+        return new Proxy(NativeSharedWorker, {
+            construct: (target, args, newTarget) =>
+                isOurs(args[0]) ? makeWorker(...args) : Reflect.construct(target, args, newTarget)
+        });
+    }
+
+    /** The renderer asks for this name before it uses websocket callbacks at all. */
+    function standIn() {
+        return function SharedWorker(url, options) {
+            if (!isOurs(url)) {
+                throw new DOMException('SharedWorker is not supported', 'NotSupportedError');
+            }
+            return makeWorker(url, options);
+        };
+    }
+
+    function wrapSharedWorker() {
+        Object.defineProperty(window, 'SharedWorker', {
+            configurable: true,
+            writable: true,
+            enumerable: false,
+            value: NativeSharedWorker ? wrapNative() : standIn()
+        });
+    }
+
+    function watchPage() {
+        window.addEventListener('pagehide', event => {
+            if (!event.persisted) {
+                relays.forEach(relay => relay.post({type: 'dd:bye', rendererId: relay.rendererId}));
+            }
+        });
+        window.addEventListener('pageshow', event => {
+            if (event.persisted) {
+                pageLock.renew();
+                relays.forEach(relay => relay.attach());
+            }
+        });
+    }
+
+    /** Without locks the worker knows that we live by hearing from us. */
+    async function pingWithoutLock() {
+        if ((await pageLock.get()) !== null) {
+            return;
+        }
+        const ping = () =>
+            relays.forEach(relay => relay.post({type: 'dd:ping', rendererId: relay.rendererId}));
+        setInterval(ping, PING_MS);
+        document.addEventListener('visibilitychange', ping);
+    }
+
+    window.dash_dispatch = api;
+    wrapSharedWorker();
+    watchStores();
+    watchPage();
+    pingWithoutLock();
+})();

@@ -1,0 +1,227 @@
+"""The first transport: one websocket per browser, for all its pages of this app."""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from typing import Any
+
+from quart import websocket
+
+from dash_dispatch import bridge, guards
+from dash_dispatch.errors import DecodeError, ProtocolError, StoreError
+from dash_dispatch.protocol import (
+    PONG,
+    AckMessage,
+    Event,
+    Hello,
+    Mark,
+    PingMessage,
+    check_version,
+    decode_client_message,
+    encode_frame,
+    message_of,
+    reset,
+    welcome,
+)
+from dash_dispatch.relay import MailboxReader, is_cursor
+from dash_dispatch.runtime import Runtime, Services
+from dash_dispatch.session import Session
+
+logger = logging.getLogger(__name__)
+
+MAX_FRAME_BYTES = 256 * 1024
+"""Messages are put together in frames up to about this size."""
+
+SILENCE_S = 90.0
+"""A browser pings when it hears nothing; one that says nothing for this long has gone to sleep
+or away. It comes back with its cursor, and has lost nothing."""
+
+HELLO_S = 10.0
+CLOSE_REFUSED, CLOSE_ORIGIN, CLOSE_PROTOCOL, CLOSE_RETRY = 4001, 4003, 4002, 4013
+
+
+class Connection:
+    """What is to be sent on one websocket: direct messages and control, in order.
+
+    Bounded: direct events by their outbox (``MAX_UNCONFIRMED``), control by what the browser
+    asked for, one answer each.
+    """
+
+    def __init__(self, *, debug: bool) -> None:
+        self._debug = debug
+        self._queue: deque[tuple[Mark, bytes]] = deque()
+        self._numbers = 0
+        self.wake = asyncio.Event()
+
+    def send(self, event: Event) -> int:
+        """Queue a direct event; returns its number."""
+        self._numbers += 1
+        self._push(self._numbers, message_of(event, debug=self._debug))
+        return self._numbers
+
+    def control(self, message: bytes) -> None:
+        """Queue a control message."""
+        self._push(None, message)
+
+    def _push(self, mark: Mark, message: bytes) -> None:
+        self._queue.append((mark, message))
+        self.wake.set()
+
+    def take(self) -> list[tuple[Mark, bytes]]:
+        """All that waits."""
+        pairs = list(self._queue)
+        self._queue.clear()
+        self.wake.clear()
+        return pairs
+
+
+async def serve(app: Any, runtime: Runtime) -> None:
+    """Handle one websocket, from its handshake to its end."""
+    ws = websocket
+    refusal = guards.refuse_origin(app, ws.headers)
+    if refusal is not None:
+        await ws.close(CLOSE_ORIGIN, refusal)
+        return
+    rejection = await guards.run_connect_hooks(app, ws)
+    if rejection is not None:
+        await ws.close(*rejection)
+        return
+    await ws.accept()
+    try:
+        await _converse(app, runtime, runtime.services())
+    except StoreError as error:
+        logger.warning("! websocket closed: %s", error)
+        await _close(CLOSE_RETRY, "try again later")
+    except ProtocolError as error:
+        logger.warning("! websocket closed: %s", error)
+        await _close(CLOSE_PROTOCOL, str(error)[:100])
+
+
+async def _close(code: int, reason: str) -> None:
+    # The other side may be gone already: then there is nothing to tell.
+    with contextlib.suppress(Exception):
+        await websocket.close(code, reason)
+
+
+async def _converse(app: Any, runtime: Runtime, services: Services) -> None:
+    session_id, hello, connection = await _greet(app, services)
+    cursor = hello.cursor if hello.cursor and is_cursor(hello.cursor) else None
+    session = services.sessions.open(session_id)
+    try:
+        async with await services.relay.attach(session_id, cursor, connection.wake.set) as reader:
+            await _exchange(app, runtime, services, session, connection, reader)
+    finally:
+        session.outbox.disconnect(connection)
+        services.sessions.close(session)
+
+
+async def _greet(app: Any, services: Services) -> tuple[str, Hello, Connection]:
+    """Hear who it is; a session handle that is not valid gets one more try, without it."""
+    connection = Connection(debug=bridge.shows_errors(app))
+    signer = services.sessions.signer
+    for _ in range(2):
+        async with asyncio.timeout(HELLO_S):
+            hello = decode_client_message(await websocket.receive())
+        if not isinstance(hello, Hello):
+            raise DecodeError("the first message is not hello")
+        check_version(hello.version)
+        if hello.session is None:
+            session_id = signer.new()
+            connection.control(welcome(signer.sign(session_id), resumed=False))
+            return session_id, Hello(hello.version), connection
+        if (known := signer.verify(hello.session)) is not None:
+            connection.control(welcome(signer.sign(known), resumed=True))
+            return known, hello, connection
+        await websocket.send(_text([(None, reset("the session is not valid any more"))]))
+    raise DecodeError("the session is not valid")
+
+
+async def _exchange(
+    app: Any,
+    runtime: Runtime,
+    services: Services,
+    session: Session,
+    connection: Connection,
+    reader: MailboxReader,
+) -> None:
+    """Both directions, until one of them ends, or the server stops."""
+    session.outbox.connect(connection)
+    tasks = [
+        asyncio.create_task(_receive(app, services, session, connection, reader)),
+        asyncio.create_task(_send(connection, reader, debug=bridge.shows_errors(app))),
+    ]
+    stopping = runtime.stopping()
+    if stopping is not None:
+        tasks.append(asyncio.create_task(_wait(stopping)))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, StoreError | ProtocolError):
+            raise result
+
+
+async def _wait(stopping: asyncio.Event) -> None:
+    await stopping.wait()
+
+
+async def _receive(
+    app: Any,
+    services: Services,
+    session: Session,
+    connection: Connection,
+    reader: MailboxReader,
+) -> None:
+    snapshot = guards.snapshot(app, websocket)
+    while True:
+        async with asyncio.timeout(SILENCE_S):
+            data = await websocket.receive()
+        message = decode_client_message(data)
+        rejection = await guards.run_message_hooks(app, websocket, message)
+        if rejection is not None:
+            await _close(*rejection)
+            return
+        match message:
+            case PingMessage():
+                connection.control(PONG)
+            case AckMessage(cursor=cursor, direct=direct):
+                session.outbox.confirm(connection, direct)
+                if cursor is not None and is_cursor(cursor):
+                    await reader.acknowledge(cursor)
+            case _:
+                await services.sessions.take(session, message, snapshot)
+
+
+async def _send(connection: Connection, reader: MailboxReader, *, debug: bool) -> None:
+    while True:
+        pairs = connection.take()
+        if reader.has_news:
+            entries = await reader.read()
+            pairs += [(entry.id, message_of(entry.event, debug=debug)) for entry in entries]
+        for frame in _frames(pairs):
+            await websocket.send(frame)
+        if not pairs and not reader.has_news:
+            await connection.wake.wait()
+
+
+def _frames(pairs: list[tuple[Mark, bytes]]) -> list[str]:
+    frames: list[str] = []
+    batch: list[tuple[Mark, bytes]] = []
+    size = 0
+    for pair in pairs:
+        if batch and size + len(pair[1]) > MAX_FRAME_BYTES:
+            frames.append(_text(batch))
+            batch, size = [], 0
+        batch.append(pair)
+        size += len(pair[1])
+    if batch:
+        frames.append(_text(batch))
+    return frames
+
+
+def _text(pairs: list[tuple[Mark, bytes]]) -> str:
+    return encode_frame(pairs).decode()
