@@ -23,7 +23,7 @@ demo: $(VENV)/.demo
 	@exec env HOST=$(HOST) PORT=$(PORT) $(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
-	@scripts/system-deps $(VENV) redis-server chromium chromedriver nginx
+	@scripts/system-deps $(VENV) redis-server chromium nginx
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 

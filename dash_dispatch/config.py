@@ -127,7 +127,7 @@ class Settings(BaseSettings):
         """Read the environment.
 
         Raises:
-            ConfigError: A variable is missing or wrong; the message names it and says what it takes.
+            ConfigError: A variable is wrong; the message names it and says what it takes.
         """
         try:
             return cls(**overrides)  # type: ignore[arg-type]

@@ -176,7 +176,7 @@ class _Form:
             return f"1 worker process (pid {report.worker_pid}), {_shortened(self.spec)}"
         if self.kind == "off":
             return f"no worker ({PREFIX}EMBEDDED_WORKER=off)"
-        why = f", not in a process: {self.reason}" if self.reason else ""
+        why = f", not in a process: {_shortened(self.reason)}" if self.reason else ""
         return f"1 worker in a thread of this process{why}"
 
 
@@ -312,8 +312,10 @@ def _worker_environment(settings: Settings, spec: str, grace_s: float) -> dict[s
     """
     given = settings.model_copy(update={"grace_s": grace_s, "embedded_app": spec})
     values = {name: getattr(given, name) for name in Settings.model_fields}
-    own = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
-    path = [str(Path(entry).absolute()) for entry in sys.path if entry not in own]
+    # Python's own folders come by themselves, and last.
+    own = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    entries = [str(Path(entry).absolute()) for entry in sys.path]
+    path = [entry for entry in entries if os.path.exists(entry) and not entry.startswith(own)]
     return {
         **{
             f"{PREFIX}{name.upper()}": _told(value)

@@ -66,6 +66,7 @@ class Claims:
         self._slots = {kind: asyncio.Semaphore(count) for kind, count in slots.items()}
         self._started: asyncio.Queue[str] = asyncio.Queue()
         self._specs: dict[str, tuple[CallSpec, Executor]] = {}
+        self._spare = dict.fromkeys(slots, 0)
         self._tasks: list[asyncio.Task[None]] = []
         self.drained = asyncio.Event()
         """Set while no claimed call is left to end."""
@@ -110,52 +111,51 @@ class Claims:
             self.drained.set()
 
     async def _run(self, kind: Executor) -> None:
-        waiting = False
+        wait = False
         while True:
-            free = await self._acquire(kind)
-            count = 0
+            await self._reserve(kind)
             try:
-                if waiting:
+                if wait:
                     await self._store.wait_for_work(self._lanes[kind], WAIT_S)
-                count = await self._claim(kind, free)
-                waiting = count == 0
+                wait = not await self._claim(kind)
             except StoreError as error:
                 logger.warning("! claiming interrupted (%s), trying again", error)
                 await self._reconcile()
                 await asyncio.sleep(0.5)
             finally:
-                for _ in range(free - count):
+                for _ in range(self._spare[kind]):
                     self._slots[kind].release()
+                self._spare[kind] = 0
 
-    async def _acquire(self, kind: Executor) -> int:
-        """Take at least one free slot, and more that are free now."""
+    async def _reserve(self, kind: Executor) -> None:
+        """Wait for a free slot, and take along others that are free now."""
         slots = self._slots[kind]
         await slots.acquire()
-        taken = 1
-        while taken < CLAIM_BATCH and not slots.locked():
+        self._spare[kind] = 1
+        while self._spare[kind] < CLAIM_BATCH and not slots.locked():
             await slots.acquire()
-            taken += 1
-        return taken
+            self._spare[kind] += 1
 
-    async def _claim(self, kind: Executor, free: int) -> int:
-        started = 0
+    async def _claim(self, kind: Executor) -> bool:
+        """Fill the reserved slots. Returns whether anything was there to claim."""
+        found = False
         for name in self._lanes[kind]:
-            if started == free:
+            if self._spare[kind] == 0:
                 break
-            for call in await self._store.claim(self._worker, name, free - started):
-                if await self._start(call, kind):
-                    started += 1
-        return started
+            calls = await self._store.claim(self._worker, name, self._spare[kind])
+            await asyncio.gather(*(self._start(call, kind) for call in calls))
+            found = found or bool(calls)
+        return found
 
-    async def _start(self, call: str, kind: Executor) -> bool:
+    async def _start(self, call: str, kind: Executor) -> None:
         found = await self._store.start(self._worker, call)
         if found is None:
             logger.info("⊘ %s ended before its start", call, extra={"call_id": call})
-            return False
+            return
+        self._spare[kind] -= 1
         self._specs[call] = (found[0], kind)
         self.drained.clear()
         self._started.put_nowait(call)
-        return True
 
     async def _reconcile(self) -> None:
         """Hand back what was claimed in a reply that never came."""

@@ -5,7 +5,6 @@ killed ends its call, never the worker.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -15,7 +14,7 @@ from typing import Any
 
 from dash_dispatch import bridge
 from dash_dispatch.config import Settings
-from dash_dispatch.errors import CallExpired, PayloadTooLarge, StoreError, StoreUnavailable
+from dash_dispatch.errors import CallExpired, DispatchError, StoreError, StoreUnavailable
 from dash_dispatch.processes import ProcessDied, ProcessPool
 from dash_dispatch.protocol import (
     CallSpec,
@@ -31,6 +30,9 @@ logger = logging.getLogger(__name__)
 EVENTS_WAITING = 1000
 """``set_props`` of one call that wait for Redis; at the bound the callback itself waits, so that a
 fast one cannot fill the worker's memory."""
+
+UNWIND_S = 5.0
+"""How long a coroutine that was cancelled may take to clean up before it is left alone."""
 
 RECORD_TRIES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts to record an outcome while Redis is away."""
@@ -54,7 +56,7 @@ class Stream:
         self._closing = False
         self._stopped = False
         self._number = 0
-        self.error: PayloadTooLarge | None = None
+        self.error: DispatchError | None = None
 
     @property
     def is_shutdown(self) -> bool:
@@ -118,7 +120,7 @@ class Stream:
         """Carry updates to the mailbox until `close`.
 
         Returns:
-            False when the call is not this worker's any more, or its mailbox is full.
+            False when the call is not this worker's any more, or `error` keeps it from going on.
         """
         while True:
             await self._new.wait()
@@ -137,13 +139,14 @@ class Stream:
         for pause_s in (*RECORD_TRIES_S, None):
             try:
                 return await self._store.emit(self._worker, self._spec, self._number, props)
-            except PayloadTooLarge as error:
+            except StoreUnavailable as error:
+                if pause_s is None:
+                    self.error = error
+                    return False
+                await asyncio.sleep(pause_s)
+            except DispatchError as error:
                 self.error = error
                 return False
-            except StoreUnavailable:
-                if pause_s is None:
-                    raise
-                await asyncio.sleep(pause_s)
         return False
 
     def close(self) -> None:
@@ -210,7 +213,7 @@ class Execution:
         logger.info("→ %s %s", spec.id, _short(spec.output), extra={"call_id": spec.id})
         stream = Stream(self._store, self._worker, spec)
         pump = asyncio.create_task(stream.pump(), name=f"events {spec.id}")
-        task = asyncio.create_task(self._bounded(spec, executor, stream), name=f"run {spec.id}")
+        task = asyncio.create_task(self._outcome(spec, executor, stream), name=f"run {spec.id}")
         self._running[spec.id] = task
         pump.add_done_callback(lambda _: None if not stream.is_shutdown else task.cancel())
         try:
@@ -221,6 +224,7 @@ class Execution:
         except asyncio.CancelledError:
             # The worker stops and its grace is over. The page is told, and the loop goes on down.
             task.cancel()
+            await asyncio.wait([task], timeout=UNWIND_S)
             outcome = self._error(
                 Status.WORKER_LOST, "WorkerLost", "The worker was stopped while it ran this.", spec
             )
@@ -232,8 +236,14 @@ class Execution:
             del self._running[spec.id]
 
     async def _settled(self, task: "asyncio.Task[Outcome]", spec: CallSpec) -> Outcome:
-        """The task's outcome; a cancel of the call is one, a cancel of the worker is not."""
-        await asyncio.wait([task])
+        """The task's outcome, within its time; a cancel of the call is an outcome, too."""
+        done, _ = await asyncio.wait([task], timeout=spec.timeout_s)
+        if not done:
+            task.cancel()
+            # A coroutine may hold out against its cancellation; its page does not wait for that.
+            await asyncio.wait([task], timeout=UNWIND_S)
+            text = f"The callback did not end within {spec.timeout_s:g} s, and was stopped."
+            return self._error(Status.TIMED_OUT, "TimedOut", text, spec)
         if task.cancelled():
             return Outcome(Status.CANCELLED)
         error = task.exception()
@@ -245,19 +255,15 @@ class Execution:
         self, pump: "asyncio.Task[bool]", stream: Stream, outcome: Outcome, spec: CallSpec
     ) -> Outcome:
         """Updates before outcome, also for an outcome that is an error."""
-        with contextlib.suppress(StoreError, asyncio.CancelledError):
-            await pump
+        await pump
         if stream.error is not None:
-            return self._error(Status.FAILED, "PayloadTooLarge", str(stream.error), spec)
+            kind = type(stream.error).__name__
+            return self._error(Status.FAILED, kind, str(stream.error), spec)
         return outcome
 
-    async def _bounded(self, spec: CallSpec, executor: Executor, stream: Stream) -> Outcome:
+    async def _outcome(self, spec: CallSpec, executor: Executor, stream: Stream) -> Outcome:
         try:
-            async with asyncio.timeout(spec.timeout_s):
-                outcome = await self._runner(executor)(spec, stream)
-        except TimeoutError:
-            text = f"The callback did not end within {spec.timeout_s:g} s, and was stopped."
-            return self._error(Status.TIMED_OUT, "TimedOut", text, spec)
+            outcome = await self._runner(executor)(spec, stream)
         except ProcessDied as error:
             text = f"The process that ran this callback ended: {error}."
             return self._error(Status.WORKER_LOST, "WorkerLost", text, spec)
@@ -333,8 +339,10 @@ class Execution:
                 logger.warning("! %s: outcome waits for Redis (%s)", spec.id, error, extra=extra)
                 await asyncio.sleep(pause_s)
             else:
-                mark = "←" if first else "⊘ late"
-                logger.info("%s %s %s", mark, spec.id, outcome.status, extra=extra)
+                if first:
+                    logger.info("← %s %s", spec.id, outcome.status, extra=extra)
+                else:
+                    logger.info("⊘ %s had its outcome already", spec.id, extra=extra)
                 return
 
 

@@ -209,12 +209,6 @@ class LocalCalls:
             if call.answer(request, props):
                 return
 
-    def cancel(self, page: str, request: str) -> None:
-        """The page does not want the answer any more."""
-        call = self._running.get(call_id(page, request))
-        if call is not None:
-            call.leave()
-
     def leave(self, page: str) -> None:
         """The page has gone: what streams to it for ever has to end."""
         for call in list(self._running.values()):

@@ -61,10 +61,10 @@ class Services:
 
 
 class Runtime:
-    """A web process' threads, and its services once they are needed.
+    """A web process' threads, and its services, which start with the server.
 
-    They start with the server. An app without offloaded callbacks, or one under test without a
-    server, runs without Redis: then they do not start at all.
+    An app under test without a server (Quart's ``test_client``) runs its own callbacks without
+    Redis: then the services do not start at all.
     """
 
     def __init__(self, app: Any, settings: Settings) -> None:
@@ -87,8 +87,6 @@ class Runtime:
         await asyncio.to_thread(bridge.ready, self.app)
         bridge.thread_page_layouts(self.threads.wrap)
         offloaded = bridge.offloaded_of(self.app)
-        if self.settings.redis_url is None and not offloaded:
-            return
         services = self.services()
         try:
             await services.store.publish_callbacks("web", offloaded)
@@ -114,6 +112,14 @@ class Runtime:
             self._loop = loop
             self._services.start()
         return self._services
+
+    async def health(self) -> dict[str, Any]:
+        """How this web process is: it serves; whether Redis answers; how many workers are alive."""
+        try:
+            workers = await self.services().store.live_workers()
+        except (StoreError, ConfigError) as error:
+            return {"status": "ok", "redis": str(error), "workers": 0}
+        return {"status": "ok", "redis": "ok", "workers": workers}
 
     def stopping(self) -> asyncio.Event | None:
         """Set when a server that ``app.run()`` started is asked to stop; else None."""

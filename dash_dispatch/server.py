@@ -1,5 +1,6 @@
 """Dash's Quart backend, with our dispatch in place of its own."""
 
+import asyncio
 import hashlib
 import inspect
 import logging
@@ -60,7 +61,13 @@ class DispatchServer(bridge.QuartServer):
         server.after_serving(self._stop)
 
     async def _start(self) -> None:
-        await self.runtime.startup()
+        try:
+            await self.runtime.startup()
+        except ConfigError as error:
+            # An error raised here would be shown at the bottom of the server's own traceback, and
+            # so would this exit, by the loop's handler for what is left of its tasks.
+            asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+            raise SystemExit(f"dash_dispatch: {error}") from None
 
     async def _stop(self) -> None:
         await self.runtime.shutdown()
@@ -117,11 +124,13 @@ class DispatchServer(bridge.QuartServer):
                     request="post",
                     stream=False,
                 )
+                event = None
                 try:
                     event = await reader.outcome(spec.id, self.runtime.settings.post_timeout_s)
                 finally:
-                    # Nobody else can ever get it: not after a 504, nor when the caller went away.
-                    await services.store.cancel(spec.id)
+                    if event is None:
+                        # Late, or the caller went away: nobody else can ever get it.
+                        await services.store.cancel(spec.id)
         finally:
             await services.store.discard(name)
         return self._answer(app, spec, event)
@@ -162,12 +171,18 @@ class DispatchServer(bridge.QuartServer):
         async def poll_view() -> Response:
             return await longpoll.poll(dash_app, self.runtime)
 
+        async def health_view() -> Response:
+            return Response(
+                orjson.dumps(await self.runtime.health()), content_type="application/json"
+            )
+
         async def script_view(name: str) -> Response:
             return _serve_script(name)
 
         for path, view, method in (
             ("send", send_view, "POST"),
             ("poll", poll_view, "POST"),
+            ("health", health_view, "GET"),
             ("<path:name>", script_view, "GET"),
         ):
             rule = f"{prefix}_dash-dispatch/{path}"
@@ -197,13 +212,15 @@ class DispatchServer(bridge.QuartServer):
             ConfigError: The extra is not installed.
         """
         try:
-            from brotli_asgi import BrotliMiddleware  # an extra  # noqa: PLC0415
+            from starlette_compress import CompressMiddleware  # an extra  # noqa: PLC0415
         except ImportError as error:
             raise ConfigError(
                 "compress=True needs an extra: pip install 'dash_dispatch[compress]'"
             ) from error
         server = cast(Any, self.server)
-        server.asgi_app = BrotliMiddleware(server.asgi_app, quality=4, minimum_size=1024)
+        # The lowest levels: the loop waits while a response is packed.
+        packed = CompressMiddleware(server.asgi_app, zstd_level=1, brotli_quality=1, gzip_level=1)
+        server.asgi_app = _Compressed(server.asgi_app, packed)
 
     def run(self, dash_app: Any, host: str, port: int, debug: bool, **kwargs: Any) -> None:
         """``app.run()``: with no Redis configured, brings one and a worker along."""
@@ -222,6 +239,18 @@ class DispatchServer(bridge.QuartServer):
         finally:
             runtime.configure(configured)
             embedded.close()
+
+
+class _Compressed:
+    """Compresses answers over HTTP, all but polls: those are small, many, or large results."""
+
+    def __init__(self, plain: Any, packed: Any) -> None:
+        self._plain = plain
+        self._packed = packed
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        poll = scope["type"] == "http" and scope["path"].endswith("/_dash-dispatch/poll")
+        await (self._plain if poll else self._packed)(scope, receive, send)
 
 
 def _serve_script(name: str) -> Response:

@@ -9,7 +9,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from dash_dispatch import bridge
 from dash_dispatch.config import Settings
-from dash_dispatch.errors import DispatchError, Forbidden, SubmitError
+from dash_dispatch.errors import DispatchError, Forbidden, QueueFull, SubmitError
 from dash_dispatch.local import LocalCalls
 from dash_dispatch.outbox import Outbox
 from dash_dispatch.protocol import (
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 TOKEN_AGE_S = 7 * 86_400
 """A session's handle is good for this long after its last connection, which renews it."""
+
+MAX_PAGES = 1000
+"""Open pages of one browser; a call of one more is refused."""
 
 ABSENCE_S = 60.0
 """A session without a connection for this long is taken to have closed its pages: callbacks of
@@ -135,7 +138,7 @@ class Sessions:
             case CallMessage():
                 await self._call(session, message, snapshot)
             case CancelMessage(page=page, request=request):
-                self._local.cancel(page, request)
+                # A callback of this process goes on, as with stock Dash: it may have effects.
                 await self._cancel(session, call_id(page, request))
             case PropsMessage(request=request, payload=payload):
                 self._local.answer(request, payload)
@@ -149,8 +152,10 @@ class Sessions:
     async def _call(
         self, session: Session, message: CallMessage, snapshot: RequestSnapshot
     ) -> None:
-        session.pages.add(message.page)
         try:
+            if message.page not in session.pages and len(session.pages) >= MAX_PAGES:
+                raise QueueFull(f"busy: {MAX_PAGES} pages are open in this browser")
+            session.pages.add(message.page)
             asked = Asked(self._app, bytes(message.payload), self._settings.max_request_bytes)
             if not bridge.may_use_websocket(self._app, asked.entry):
                 raise Forbidden(

@@ -676,17 +676,19 @@ def connect(
         client: ``Redis`` or a subclass that is constructed alike.
     """
     assert settings.redis_url is not None
+    url = settings.redis_url.get_secret_value()
     retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries=6)
     pool = BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
+        url,
         max_connections=64,
         timeout=20,
         socket_timeout=socket_timeout_s,
         socket_connect_timeout=5.0,
-        socket_keepalive=True,
         health_check_interval=30 if socket_timeout_s else 0,
         retry=retry,
         retry_on_error=[redis_errors.ConnectionError, redis_errors.BusyLoadingError],
+        # A local socket cannot lose its other end unnoticed, and takes no such option.
+        **({} if url.startswith("unix") else {"socket_keepalive": True}),
     )
     return client(connection_pool=pool)
 

@@ -3,7 +3,8 @@
     python examples/demo.py
 
 and open http://127.0.0.1:8050. With no Redis configured this starts a private one and a worker.
-With one (DASH_DISPATCH_REDIS_URL), on as many machines as wanted:
+With one (DASH_DISPATCH_REDIS_URL, and DASH_DISPATCH_SECRET_KEY for the web), on as many machines as
+wanted:
 
     hypercorn examples/demo:server
     DASH_DISPATCH_APP=examples/demo.py:app arq dash_dispatch.worker
@@ -13,6 +14,7 @@ import asyncio
 import os
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -263,18 +265,14 @@ class LoopLag:
 
 
 lag = LoopLag()
-_watching: set[asyncio.Task[None]] = set()
 
 
-@server.before_serving
-async def start_watching() -> None:
-    _watching.add(asyncio.create_task(lag.watch()))
-
-
-@server.after_serving
-async def stop_watching() -> None:
-    for task in _watching:
-        task.cancel()
+@server.while_serving
+async def watch_lag() -> AsyncIterator[None]:
+    task = asyncio.create_task(lag.watch())
+    yield
+    task.cancel()
+    await asyncio.wait([task])
 
 
 @app.callback(

@@ -145,9 +145,10 @@ def heavy_card() -> dmc.Card:
             ),
             dmc.Progress(id="progress", value=0, color="violet", size="sm"),
             dmc.Text(
-                "Life expectancy by income. Run it to see how sure the curves are.",
+                "Run it to see how sure these curves are.",
                 id="progress-note",
-                fz=12,
+                fz=13,
+                fw=500,
                 className="note",
             ),
             graph("curves", preston_figure([])),
@@ -209,7 +210,7 @@ def strip() -> html.Header:
             html.Div(
                 [
                     dmc.Text("dash_dispatch", className="brand"),
-                    dmc.Text("Callbacks that never hold up a page", c="dimmed", fz=13),
+                    dmc.Text("Distributed callbacks for Plotly Dash", c="dimmed", fz=13),
                 ]
             ),
             html.Div(

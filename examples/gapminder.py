@@ -45,7 +45,7 @@ def most_alike(country: str, year: int) -> pd.DataFrame:
     place = pd.DataFrame({"wealth": np.log10(world["gdpPercap"]), "health": world["lifeExp"]})
     place = place / place.std()
     distance = ((place - place.loc[country]) ** 2).sum(axis=1).drop(country)
-    return world.loc[distance.nsmallest(6).index]
+    return world.loc[distance.nsmallest(8).index]
 
 
 # Figures. Plain dicts: go.Figure checks each property, and one of these is made on the event loop
@@ -194,6 +194,7 @@ def bootstrap(draws: int) -> Iterator[tuple[Array, Array]]:
 
 
 SHADES = {EARLY: ("#98a1ab", "rgba(134,142,150,.20)"), LATE: ("#7048e8", "rgba(112,72,232,.17)")}
+TYPICAL = int(np.abs(INCOME - np.log10(3000)).argmin())  # where the two curves are compared
 CURVES = {year: preston_curve(year, np.ones_like(x)) for year, (x, _) in SAMPLES.items()}
 
 
@@ -223,18 +224,33 @@ def preston_figure(drawn: list[tuple[Array, Array]]) -> Figure:
                 "text": f"<b>{year}</b>",
                 "font": {"size": 13, "color": color},
                 "x": math.log10(income[-1]),
-                "xanchor": "right",
+                "xanchor": "right" if above else "center",
                 "y": curve[-1],
                 "yanchor": "bottom" if above else "top",
-                "yshift": 14 if above else -22,
+                "yshift": 14 if above else -34,
             }
         )
+    low, high = CURVES[EARLY][TYPICAL], CURVES[LATE][TYPICAL]
+    income = 10 ** INCOME[TYPICAL]
+    bar = {"color": INK, "width": 1.5}
+    traces.append({"x": [income] * 2, "y": [low, high], "mode": "lines", "line": bar})
+    notes.append(
+        {
+            "text": f"<b>{high - low:+.1f} years</b>",
+            "font": {"size": 12, "color": INK},
+            "bgcolor": "rgba(255,255,255,.8)",
+            "x": INCOME[TYPICAL],
+            "xanchor": "left",
+            "y": low,
+            "yanchor": "top",
+            "yshift": -6,
+        }
+    )
     return styled(traces, notes, (330, 56000), (29, 87))
 
 
 def finding(drawn: list[tuple[Array, Array]]) -> str:
-    at = int(np.abs(INCOME - np.log10(3000)).argmin())
-    low, middle, high = np.quantile(
-        [late[at] - early[at] for early, late in drawn], [0.025, 0.5, 0.975]
-    )
-    return f"+{middle:.1f} years at $3,000 a head (95 %: {low:.1f} to {high:.1f})"
+    gap = CURVES[LATE][TYPICAL] - CURVES[EARLY][TYPICAL]
+    gaps = [late[TYPICAL] - early[TYPICAL] for early, late in drawn]
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    return f"{gap:+.1f} years at $3,000 a head (95 %: {low:.1f} to {high:.1f})"

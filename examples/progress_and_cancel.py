@@ -4,18 +4,17 @@ python examples/progress_and_cancel.py
 """
 
 import numpy as np
-from dash import Input, Output, State, dcc, html, set_props
+from dash import Input, Output, html, set_props
 
 from dash_dispatch import Dash
 
-STEPS = 200
+STEPS, DARTS = 200, 1_000_000
 
 app = Dash(__name__)
 server = app.server
 
 app.layout = html.Div(
     [
-        html.Label(["Darts per step ", dcc.Input(id="darts", type="number", value=1_000_000)]),
         html.Button("Estimate pi", id="run"),
         html.Button("Cancel", id="cancel", disabled=True),
         html.Progress(id="progress", value="0", max=str(STEPS)),
@@ -27,7 +26,6 @@ app.layout = html.Div(
 @app.callback(
     Output("result", "children"),
     Input("run", "n_clicks"),
-    State("darts", "value"),
     # While it runs, and always set back: also after an error, or a cancel.
     running=[
         (Output("run", "disabled"), True, False),
@@ -37,14 +35,14 @@ app.layout = html.Div(
     prevent_initial_call=True,
     offload=True,
 )
-def estimate(n_clicks, darts):
+def estimate(n_clicks):
     random = np.random.default_rng()
     inside = 0
     for step in range(1, STEPS + 1):
-        x, y = random.random((2, darts))
+        x, y = random.random((2, DARTS))
         inside += np.count_nonzero(x * x + y * y < 1)
         set_props("progress", {"value": str(step)})  # reaches the page at once
-    return f"pi is about {4 * inside / (STEPS * darts):.6f}"
+    return f"pi is about {4 * inside / (STEPS * DARTS):.6f}"
 
 
 if __name__ == "__main__":

@@ -36,3 +36,22 @@ def make_stack(redis_server: RedisServer, tmp_path: Path) -> Iterator[StackFacto
     finally:
         for stack in stacks:
             stack.end()
+
+
+@pytest.fixture(scope="module")
+def make_shared_stack(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StackFactory]:
+    """`make_stack`, for stacks that serve a whole module of tests."""
+    stacks: list[Stack] = []
+
+    def make(app: str, *, redis_server: RedisServer = redis_server, **settings: str) -> Stack:
+        stack = Stack(redis_server, app, tmp_path_factory.mktemp(app), **settings)
+        stacks.append(stack)
+        return stack
+
+    try:
+        yield make
+    finally:
+        for stack in stacks:
+            stack.end()

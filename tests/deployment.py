@@ -4,6 +4,7 @@
 with nothing changed but addresses and folders.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -116,7 +117,8 @@ def proxy_config(*, listen: str, web: str, folder: Path) -> str:
     ):
         assert old in text, f"{NGINX_FILE.name} no longer has {old!r}"
         text = text.replace(old, new)
-    return text
+    # As root nginx would change to "nobody", who may not enter a test's folder.
+    return f"user root;\n{text}" if os.geteuid() == 0 else text
 
 
 def dockerfile() -> Iterator[tuple[str, str]]:
@@ -150,4 +152,4 @@ def bytes_of(size: str) -> int:
     """``17m`` or ``768mb`` in bytes."""
     match = re.fullmatch(r"(\d+)([kmg]?)b?", size.lower())
     assert match is not None
-    return int(match[1]) * 1024 ** " kmg".index(match[2] or " ")
+    return int(match[1]) << 10 * " kmg".index(match[2] or " ")

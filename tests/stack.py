@@ -96,6 +96,7 @@ class Proc:
     def end(self) -> None:
         """End it, whatever state it is in, with its whole session."""
         if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
@@ -142,15 +143,17 @@ class Stack:
         redis_server: The Redis.
         app: Name of a module in ``tests/apps`` (its ``app`` and ``server``), or of one in folder.
         folder: Where processes run and log.
+        prefix: The app's ``url_base_pathname``, without its last slash.
         settings: Environment variables without their prefix, as in ``lease_s="2"``.
     """
 
     def __init__(
-        self, redis_server: RedisServer, app: str, folder: Path, **settings: str
+        self, redis_server: RedisServer, app: str, folder: Path, prefix: str = "", **settings: str
     ) -> None:
         self.redis = redis_server
         self.app = app
         self.folder = folder
+        self.prefix = prefix
         self.namespace = f"t{os.getpid()}-{time.monotonic_ns()}"
         self._settings = settings
         self.webs: list[Proc] = []
@@ -171,27 +174,40 @@ class Stack:
         }
         return env | {f"DASH_DISPATCH_{name.upper()}": value for name, value in settings.items()}
 
-    def web(self, port: int | None = None, *, wait: bool = True) -> str:
+    def web(self, port: int | None = None, *, wait: bool = True, **settings: str) -> str:
         """Start a web process; returns its address."""
         port = port or free_port()
         command = [sys.executable, "-m", "hypercorn", f"{self.app}:server"]
         command += ["--bind", f"127.0.0.1:{port}"]
-        proc = Proc(f"web-{port}", command, self.env(), self.folder)
+        proc = Proc(f"web-{port}", command, self.env(**settings), self.folder)
         self.webs.append(proc)
         address = f"http://127.0.0.1:{port}"
         if wait:
-            wait_for(lambda: _serves(address, proc), f"{proc.name} serves")
+            self._await_web(address, proc)
         return address
+
+    def _await_web(self, address: str, proc: Proc) -> None:
+        wait_for(lambda: _serves(f"{address}{self.prefix}", proc), f"{proc.name} serves")
 
     def worker(self, *, wait: bool = True, **settings: str) -> Proc:
         """Start a worker."""
         command = [sys.executable, "-m", "arq", "dash_dispatch.worker"]
-        env = self.env(app=f"{self.app}:app", **settings)
+        env = self.env(**{"app": f"{self.app}:app", **settings})
         proc = Proc(f"worker-{len(self.workers)}", command, env, self.folder)
         self.workers.append(proc)
         if wait:
-            wait_for(lambda: _alive(proc) and " ready: " in proc.log, f"{proc.name} is ready")
+            _await_worker(proc)
         return proc
+
+    def up(self, webs: int = 1, workers: int = 1) -> list[str]:
+        """Start several at once; returns the addresses of the web processes."""
+        addresses = [self.web(wait=False) for _ in range(webs)]
+        procs = [self.worker(wait=False) for _ in range(workers)]
+        for address, proc in zip(addresses, self.webs[-webs:], strict=True):
+            self._await_web(address, proc)
+        for proc in procs:
+            _await_worker(proc)
+        return addresses
 
     def run(self, name: str, command: list[str], env: dict[str, str] | None = None) -> Proc:
         """Start something else that belongs to the test."""
@@ -207,6 +223,10 @@ class Stack:
     def end(self) -> None:
         for proc in [*self._others, *self.webs, *self.workers]:
             proc.end()
+
+
+def _await_worker(proc: Proc) -> None:
+    wait_for(lambda: _alive(proc) and " ready: " in proc.log, f"{proc.name} is ready")
 
 
 def _alive(proc: Proc) -> bool:

@@ -113,6 +113,8 @@
     class Session {
         token = null;
         cursor = null;
+        /** Counts sessions. A token will not do: the server renews it within one session. */
+        epoch = 0;
 
         hello() {
             return {type: 'hello', version: WIRE_VERSION, session: this.token, cursor: this.cursor};
@@ -122,12 +124,14 @@
             this.token = session;
             if (!resumed) {
                 this.cursor = null;
+                this.epoch += 1;
             }
         }
 
         forget() {
             this.token = null;
             this.cursor = null;
+            this.epoch += 1;
         }
 
         /** False for an entry that has been seen: after a cut the server may send it again. */
@@ -153,7 +157,8 @@
         #openTimer = null;
         #beatTimer = null;
         #ackTimer = null;
-        #helloToken = null;
+        #helloEpoch = 0;
+        #helloWasNew = false;
         #upAt = 0;
         #heardAt = 0;
         #pingedAt = null;
@@ -207,7 +212,8 @@
         }
 
         #hello() {
-            this.#helloToken = this.#session.token;
+            this.#helloEpoch = this.#session.epoch;
+            this.#helloWasNew = this.#session.token === null;
             this.send(this.#session.hello());
         }
 
@@ -256,7 +262,7 @@
         }
 
         #welcome(message) {
-            if (this.#helloToken !== this.#session.token) {
+            if (this.#helloEpoch !== this.#session.epoch) {
                 // Long-poll got another session meanwhile, and calls are running in it.
                 this.#end({reason: 'session changed'});
                 return;
@@ -270,10 +276,9 @@
         }
 
         #reset({reason}) {
-            const wasNew = this.#helloToken === null;
             this.#session.forget();
             this.#owner.sessionLost(reason);
-            if (wasNew) {
+            if (this.#helloWasNew) {
                 // A new session was refused as well: begin again, with back-off.
                 this.#end({reason});
                 return;
@@ -536,7 +541,8 @@
                     if (signal.aborted) {
                         return; // stop() has given the batch back, or it is sent again by linkUp
                     }
-                    if (failure.kind === 'bad') {
+                    // We were let in, so a refusal is meant for a message.
+                    if (failure.kind === 'bad' || failure.kind === 'refused') {
                         this.#reject(batch, failure);
                         return;
                     }
@@ -636,7 +642,7 @@
             if (status === 400 || status === 413) {
                 return 'bad';
             }
-            if (status === 410 || (status === 403 && this.#session.token !== null)) {
+            if (status === 410) {
                 return 'invalid';
             }
             return status === 401 || status === 403 ? 'refused' : 'busy';

@@ -70,9 +70,11 @@ def eventually(what: Callable[[], T], timeout_s: float = 20.0) -> T:
 
 
 class Served:
-    """An app that runs as ``python app.py``."""
+    """A process that runs an app: ``python app.py``, or another command."""
 
-    def __init__(self, folder: Path, source: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, source: str, command: tuple[str, ...], **environment: str
+    ) -> None:
         self.script = folder / "app.py"
         self.script.write_text(source)
         self.output = folder / "output.txt"
@@ -80,7 +82,7 @@ class Served:
         clean = {name: v for name, v in os.environ.items() if "DASH" not in name}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(self.script)],
+                [sys.executable, *command],
                 cwd=folder,
                 env={**clean, "PYTHONPATH": str(ROOT), "PORT": str(self.port), **environment},
                 stdout=output,
@@ -156,10 +158,15 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     require_program("redis-server")
     made: list[Served] = []
 
-    def start(source: str = APP + RUN, name: str = "one", **environment: str) -> Served:
+    def start(
+        source: str = APP + RUN,
+        name: str = "one",
+        command: tuple[str, ...] = ("app.py",),
+        **environment: str,
+    ) -> Served:
         folder = tmp_path / name
         folder.mkdir()
-        made.append(Served(folder, source, **environment))
+        made.append(Served(folder, source, command, **environment))
         return made[-1]
 
     yield start
@@ -240,7 +247,7 @@ class TestAScript:
     def test_that_importing_would_run_again_has_its_worker_in_a_thread(self, serve: Serve) -> None:
         served = serve(APP + "app.run()\n")
         served.ready()
-        served.says(r"1 worker in a thread .* app.py:14: app.run\(\) is not under if __name__")
+        served.says(r"1 worker in a thread .*app.py:14: app.run\(\) is not under if __name__")
         assert served.answer() == f"pid {served.process.pid}"
         assert served.end(signal.SIGINT) == 0
 
@@ -351,6 +358,34 @@ def _program(path: Path, source: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dedent(source))
     path.chmod(0o755)
+
+
+class TestCommands:
+    def test_run_serves_an_app_by_its_name(self, serve: Serve) -> None:
+        port = str(_free_port())
+        command = ("-m", "dash_dispatch", "run", "--port", port, "app.py")
+        served = serve(command=command)
+        served.port = int(port)
+        served.ready()
+        worker = served.says(r"1 worker process \(pid (\d+)\), app.py:app").group(1)
+        assert served.answer() == f"pid {worker}"
+
+    def test_worker_is_a_worker_until_it_is_asked_to_end(self, serve: Serve, start: Start) -> None:
+        url = _url(start(embedded_worker="off"))
+        worker = serve(command=("-m", "dash_dispatch", "worker", "app.py", "--redis-url", url))
+        worker.says(r"worker .* ready: 1 offloaded callbacks, queues default")
+        assert worker.end(signal.SIGTERM) == 0
+        assert worker.living() == []
+
+    def test_worker_that_cannot_import_the_app_says_so_in_words(
+        self, serve: Serve, start: Start
+    ) -> None:
+        url = _url(start(embedded_worker="off"))
+        command = ("-m", "dash_dispatch", "worker", "app.py", "--redis-url", url)
+        worker = serve(APP + "1 / 0\n", command=command)
+        assert worker.process.wait(30) == 1
+        worker.says(r"importing it failed at .*app.py:14: ZeroDivisionError")
+        assert "Traceback" not in worker.output.read_text()
 
 
 class TestFindsARedis:

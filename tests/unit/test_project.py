@@ -79,7 +79,7 @@ def test_the_lock_names_no_index_and_hashes_everything(lock: str) -> None:
 
 def test_what_is_tested_is_what_is_deployed() -> None:
     """Where a test tool forces another version upon the tests, it is named here."""
-    allowed = {"urllib3"}  # selenium 4.2, which dash[testing] asks for, takes 1.26 alone
+    allowed: set[str] = set()
     deployed, tested = pins("demo"), pins("dev")
     differing = {name for name in deployed if tested.get(name) != deployed[name]}
     assert differing <= allowed
