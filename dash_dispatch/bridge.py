@@ -8,6 +8,7 @@ uses, and that they are still there, is pinned by ``tests/unit/test_bridge_names
 import asyncio
 import hashlib
 import inspect
+import itertools
 import os
 import re
 import traceback
@@ -27,6 +28,7 @@ from werkzeug.datastructures import MultiDict
 
 from dash_dispatch.errors import ConfigError
 from dash_dispatch.protocol import (
+    PUBLIC_FAILURES,
     CallbackBody,
     CallSpec,
     Outcome,
@@ -47,7 +49,7 @@ QuartServer = QuartDashServer
 
 
 class DashBase(dash.Dash):
-    """``dash.Dash``, with the one private method that has to be overridden."""
+    """``dash.Dash``, with the private methods that have to be overridden."""
 
     def worker_script_url(self) -> str:
         """The URL of the browser's worker script."""
@@ -55,6 +57,15 @@ class DashBase(dash.Dash):
 
     def _get_worker_url(self) -> str:
         return self.worker_script_url()
+
+    def _setup_server(self) -> None:
+        _join_cancels(self)
+        super()._setup_server()
+
+    def register_with_dash(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        """Dash's own ``callback``, past the subclass' override."""
+        decorate: Callable[[Any], Any] = super().callback(*args, **kwargs)
+        return decorate
 
 
 # --- registration -------------------------------------------------------------------------------
@@ -82,7 +93,7 @@ def register(app: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Regist
         decorate = _callback.callback(*args, **kwargs)
     else:
         # Past our own override, to Dash's.
-        decorate = dash.Dash.callback(app, *args, **kwargs)
+        decorate = app.register_with_dash(*args, **kwargs)
     spec = callback_list[-1]
     if not (spec["no_output"] and not spec["inputs"]):
         return Registration(spec["output"], callback_map[spec["output"]], decorate)
@@ -101,9 +112,7 @@ def _rename(
     decorate: Callable[[Any], Any],
     known: set[str],
 ) -> Registration:
-    given, name = spec["output"], _call_site_id()
-    if given in known and given != name:
-        raise ConfigError(f"two callbacks without inputs and outputs collide on {given}")
+    given, name = spec["output"], _call_site_id(known)
     entry = callback_map.pop(given)
     spec["output"] = name
     callback_map[name] = entry
@@ -119,13 +128,17 @@ def _rename(
     return Registration(name, entry, decorate_renamed)
 
 
-def _call_site_id() -> str:
-    """A name for the user's line: its module and line number, the same on every machine."""
+def _call_site_id(known: set[str]) -> str:
+    """A name for the user's line: its module and line number, the same on every machine.
+
+    A line that registers several, as in a loop, counts them.
+    """
     own = (os.path.dirname(__file__), os.path.dirname(dash.__file__))
     for frame in inspect.stack(context=0):
         if not frame.filename.startswith(tuple(folder + os.sep for folder in own)):
             site = f"{_module_name(frame.frame.f_globals)}:{frame.lineno}"
-            return hashlib.sha256(site.encode()).hexdigest()
+            names = (hashlib.sha256(f"{site}#{n}".encode()).hexdigest() for n in itertools.count())
+            return next(name for name in names if name not in known)
     raise ConfigError("a callback without inputs and outputs has to be registered from a module")
 
 
@@ -166,6 +179,20 @@ def _cancel_entry(app: Any, trigger: dash.Input) -> dict[str, Any]:
     return registration.entry
 
 
+def _join_cancels(app: Any) -> None:
+    """A Cancel button of callbacks of the app and of global ones keeps one hidden callback."""
+    joined = set()
+    for output, entry in list(_callback.GLOBAL_CALLBACK_MAP.items()):
+        own = app.callback_map.get(output)
+        if own is not None and CANCELS in own and CANCELS in entry:
+            own[CANCELS] += entry[CANCELS]
+            del _callback.GLOBAL_CALLBACK_MAP[output]
+            joined.add(output)
+    _callback.GLOBAL_CALLBACK_LIST[:] = [
+        spec for spec in _callback.GLOBAL_CALLBACK_LIST if spec["output"] not in joined
+    ]
+
+
 def _nothing(*_: Any) -> Any:
     return dash.no_update
 
@@ -188,6 +215,8 @@ def ready(app: Any) -> None:
         app._setup_server()
     except Exception as error:
         # Whatever Dash or the app's own layout raises is the app's mistake, said at start-up.
+        # And said again when asked again: a process is a fork of one that has asked before.
+        app._got_first_request["setup_server"] = False
         raise ConfigError(f"the app cannot be set up: {type(error).__name__}: {error}") from error
 
 
@@ -423,6 +452,9 @@ def outcome_of_error(error: BaseException, call: str, worker: str) -> Outcome:
     if isinstance(error, PreventUpdate):
         return Outcome(Status.NO_UPDATE)
     kind, message = type(error).__name__, str(error)
+    if kind in PUBLIC_FAILURES:
+        # The user's own, for all its name: what it says is not for everybody.
+        kind = f"{type(error).__module__}.{kind}"
     if isinstance(error, SystemExit):
         kind, message = "SystemExit", f"the callback called sys.exit({error.code!r})"
     return failed(

@@ -1,8 +1,8 @@
 """``offload=True``: an offloaded callback's options, and ``callback`` for pages and modules."""
 
 import inspect
-import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
@@ -39,7 +39,7 @@ class Offload:
     executor: Literal["auto", "thread", "process"] = "auto"
 
     def __post_init__(self) -> None:
-        if not _QUEUE.match(str(self.queue)):
+        if not isinstance(self.queue, str) or not _QUEUE.match(self.queue):
             raise ConfigError(
                 f"Offload(queue={self.queue!r}): takes a name of letters, digits, '_', '.' and '-'"
             )
@@ -56,7 +56,8 @@ class Offload:
 def _is_duration(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return math.isfinite(value) and value > 0
+    # An int may be too large for a float, which is what it becomes.
+    return 0 < value <= sys.float_info.max
 
 
 @dataclass(frozen=True)

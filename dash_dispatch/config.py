@@ -1,7 +1,7 @@
 """Settings: read once from the environment, frozen, and passed down."""
 
+import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -11,7 +11,9 @@ from dash_dispatch.errors import ConfigError
 PREFIX = "DASH_DISPATCH_"
 """Every setting is an environment variable with this prefix."""
 
-_SCHEMES = ("redis", "rediss", "unix")
+_SCHEMES = ("redis://", "rediss://", "unix://")
+_QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+_PASSWORD_ARGUMENT = re.compile(r"([?&]password=)[^&]*", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
@@ -21,7 +23,9 @@ class Settings(BaseSettings):
     arguments win over the environment (tests, the embedded mode).
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     # Both sides
     redis_url: SecretStr | None = Field(
@@ -103,7 +107,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_scheme(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and urlsplit(url.get_secret_value()).scheme not in _SCHEMES:
+        if url is not None and not url.get_secret_value().startswith(_SCHEMES):
             # The value is not repeated: it may hold a password.
             raise ValueError("takes a URL that begins with redis://, rediss:// or unix://")
         return url
@@ -120,6 +124,10 @@ class Settings(BaseSettings):
     def _check_queues(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("takes at least one queue name")
+        for name in value:
+            # The same as an `Offload` takes: no call would ever wait in another.
+            if not _QUEUE.match(name):
+                raise ValueError(f"{name!r}: takes names of letters, digits, '_', '.' and '-'")
         return value
 
     @classmethod
@@ -139,11 +147,12 @@ class Settings(BaseSettings):
         """The Redis URL without its password, for messages."""
         if self.redis_url is None:
             return "(none)"
-        parts = urlsplit(self.redis_url.get_secret_value())
-        if parts.password is None:
-            return parts.geturl()
-        host = parts.netloc.rsplit("@", 1)[-1]
-        return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+        # Not by `urlsplit`: a password that should have been percent-encoded ends, for it, too early.
+        url = _PASSWORD_ARGUMENT.sub(r"\1***", self.redis_url.get_secret_value())
+        scheme, _, rest = url.partition("://")
+        login, at, place = rest.rpartition("@")
+        user, colon, _ = login.partition(":")
+        return f"{scheme}://{user}:***@{place}" if at and colon else url
 
 
 def _explain(error: ValidationError) -> str:

@@ -23,7 +23,7 @@ from arq.connections import ArqRedis
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
-from dash_dispatch import bridge, store
+from dash_dispatch import bridge, store, tasks
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import ConfigError, StoreError, StoreUnavailable
 from dash_dispatch.execution import Execution
@@ -46,6 +46,10 @@ class ClaimingRedis(ArqRedis):
 
     claims: "Claims | None" = None
 
+    async def close(self, close_connection_pool: bool | None = None) -> None:
+        """Called by arq's worker at its end, by the name that redis-py has given up."""
+        await self.aclose(close_connection_pool)
+
     async def zrangebyscore(self, *_args: Any, **_kwargs: Any) -> Any:
         """Called by arq once per turn of its loop; waits until there is something to start."""
         if self.claims is None:
@@ -67,9 +71,12 @@ class Claims:
         self._started: asyncio.Queue[str] = asyncio.Queue()
         self._specs: dict[str, tuple[CallSpec, Executor]] = {}
         self._spare = dict.fromkeys(slots, 0)
+        self._starting: set[str] = set()
+        self._unsettled: set[str] = set()
+        self._strays: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.drained = asyncio.Event()
-        """Set while no claimed call is left to end."""
+        """Set while no claimed call is left to end, for us and for arq's own records."""
         self.drained.set()
 
     def start(self) -> None:
@@ -80,9 +87,7 @@ class Claims:
 
     async def stop(self) -> None:
         """Claim nothing more. Calls that wait are another worker's, which is woken for them."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         # A wake-up may have been on its way to us.
         with contextlib.suppress(StoreError):
             await self._store.nudge(name for lanes in self._lanes.values() for name in lanes)
@@ -107,7 +112,11 @@ class Claims:
         found = self._specs.pop(call, None)
         if found is not None:
             self._slots[found[1]].release()
-        if not self._specs:
+
+    def settled(self, call: str) -> None:
+        """arq has written down what it had to; cancelling it before would end it with an error."""
+        self._unsettled.discard(call)
+        if not self._unsettled:
             self.drained.set()
 
     async def _run(self, kind: Executor) -> None:
@@ -120,7 +129,6 @@ class Claims:
                 wait = not await self._claim(kind)
             except StoreError as error:
                 logger.warning("! claiming interrupted (%s), trying again", error)
-                await self._reconcile()
                 await asyncio.sleep(0.5)
             finally:
                 for _ in range(self._spare[kind]):
@@ -148,21 +156,36 @@ class Claims:
         return found
 
     async def _start(self, call: str, kind: Executor) -> None:
-        found = await self._store.start(self._worker, call)
+        self._starting.add(call)
+        try:
+            found = await self._store.start(self._worker, call)
+        finally:
+            self._starting.discard(call)
         if found is None:
             logger.info("⊘ %s ended before its start", call, extra={"call_id": call})
             return
         self._spare[kind] -= 1
         self._specs[call] = (found[0], kind)
+        self._unsettled.add(call)
         self.drained.clear()
         self._started.put_nowait(call)
 
-    async def _reconcile(self) -> None:
-        """Hand back what was claimed in a reply that never came."""
-        with contextlib.suppress(StoreError):
-            for call, name in await self._store.claimed_by(self._worker):
-                if call not in self._specs:
-                    await self._store.release(self._worker, call, name)
+    async def reconcile(self) -> None:
+        """Hand back what was claimed, or started, in a reply that never came.
+
+        Called with every heartbeat. What two looks in a row find is not on its way any more.
+        """
+        known = self._specs.keys() | self._starting
+        found = {
+            call: name
+            for call, name in await self._store.claimed_by(self._worker)
+            if call not in known
+        }
+        for call in self._strays & found.keys():
+            status = await self._store.release(self._worker, call, found[call], started=True)
+            if status == "queued":
+                logger.info("↻ %s handed back", call, extra={"call_id": call})
+        self._strays = set(found)
 
 
 class Engine:
@@ -188,8 +211,8 @@ class Engine:
         self.redis.job_deserializer = orjson.loads
         self._tasks: list[asyncio.Task[None]] = []
         self._main: asyncio.Task[Any] | None = None
+        self._started = False
         self._stopping = False
-        self.ready = threading.Event()
 
     def arq_settings(self) -> dict[str, Any]:
         """Keyword arguments of arq's worker."""
@@ -199,6 +222,7 @@ class Engine:
             "queue_name": store.arq_queue(self._settings),
             "on_startup": self.startup,
             "on_shutdown": self.shutdown,
+            "after_job_end": self.after_call,
             "handle_signals": False,
             # Slots are counted per executor, by `Claims`; arq's own counter would be a second one.
             "max_jobs": 2**20,
@@ -234,6 +258,7 @@ class Engine:
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, self.stop)
+        self._started = True
         self._claims.start()
         self.redis.claims = self._claims
         logger.info(
@@ -242,7 +267,6 @@ class Engine:
             len(bridge.offloaded_of(self._app)),
             ", ".join(self._settings.queues),
         )
-        self.ready.set()
 
     async def _start_processes(self) -> ProcessPool | None:
         if self._app_spec is None:
@@ -286,6 +310,10 @@ class Engine:
         finally:
             self._claims.ended(call)
 
+    async def after_call(self, ctx: dict[Any, Any]) -> None:
+        """arq has removed its job record."""
+        self._claims.settled(ctx["job_id"])
+
     async def _beat(self) -> None:
         interval_s = self._settings.lease_s * BEAT_SHARE
         while True:
@@ -294,6 +322,7 @@ class Engine:
                 alive = await self._store.renew(self.id)
                 if not alive:
                     await self._rejoin()
+                await self._claims.reconcile()
             except StoreError as error:
                 logger.warning("! lease not renewed: %s", error)
 
@@ -338,15 +367,16 @@ class Engine:
 
     async def shutdown(self, _ctx: dict[Any, Any]) -> None:
         """arq's worker ends: its jobs are done or cancelled."""
+        if not self._started:
+            return
         await self._claims.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         await self._sweeper.close()
         await self._execution.close()
         with contextlib.suppress(StoreError):
+            # All calls have ended; what is left was claimed or started and never came here.
             for call, name in await self._store.claimed_by(self.id):
-                await self._store.release(self.id, call, name)
+                await self._store.release(self.id, call, name, started=True)
             await self._store.leave(self.id)
         await self._store.close()
         logger.info("worker %s ended", self.id)

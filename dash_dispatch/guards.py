@@ -70,7 +70,7 @@ async def _run(hooks: list[Callable[..., Any]], reason: str, *args: Any) -> Reje
 def _as_dash(message: ClientMessage) -> dict[str, Any] | None:
     match message:
         case CallMessage(page=page, request=request, payload=payload):
-            kind, content = "callback_request", orjson.loads(payload)
+            kind, content = "callback_request", orjson.loads(bytes(payload))
         case PropsMessage(page=page, request=request, payload=content):
             kind = "get_props_response"
         case PingMessage():

@@ -69,6 +69,7 @@ class LocalCall:
 
     def __init__(self, outbox: Outbox, page: str, request: str) -> None:
         self.id = call_id(page, request)
+        self.session = outbox.session
         self.page = page
         self._request = request
         self._outbox = outbox
@@ -156,17 +157,19 @@ class LocalCalls:
         self._app = app
         self._threads = threads
         self._worker = worker
-        self._running: dict[str, LocalCall] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        # By session as well: page and request are words of the browser, and may be anybody's.
+        self._running: dict[tuple[str, str], LocalCall] = {}
+        self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def run(
         self, asked: Asked, snapshot: RequestSnapshot, outbox: Outbox, page: str, request: str
     ) -> None:
         """Run a callback; its events go to the outbox."""
         call = LocalCall(outbox, page, request)
-        if call.id in self._running or call.id in self._ended:
+        key = (call.session, call.id)
+        if key in self._running or key in self._ended:
             return
-        self._running[call.id] = call
+        self._running[key] = call
         call.task = asyncio.create_task(self._run(call, asked, snapshot), name=f"call {call.id}")
 
     async def _run(self, call: LocalCall, asked: Asked, snapshot: RequestSnapshot) -> None:
@@ -178,8 +181,8 @@ class LocalCalls:
             if not call.is_shutdown:
                 raise
         finally:
-            del self._running[call.id]
-            self._ended[call.id] = None
+            del self._running[call.session, call.id]
+            self._ended[call.session, call.id] = None
             if len(self._ended) > REMEMBERED_CALLS:
                 self._ended.popitem(last=False)
             # Behind the updates of a thread, which come through the loop.
@@ -209,10 +212,10 @@ class LocalCalls:
             if call.answer(request, props):
                 return
 
-    def leave(self, page: str) -> None:
-        """The page has gone: what streams to it for ever has to end."""
+    def leave(self, session: str, page: str) -> None:
+        """A page of this session has gone: what streams to it for ever has to end."""
         for call in list(self._running.values()):
-            if call.page == page:
+            if (call.session, call.page) == (session, page):
                 call.leave()
 
     async def close(self) -> None:

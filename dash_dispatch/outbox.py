@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from typing import Protocol
 
+from dash_dispatch import tasks
 from dash_dispatch.errors import StoreError, StoreUnavailable
 from dash_dispatch.protocol import Event
 from dash_dispatch.store import Store
@@ -38,7 +39,7 @@ class Outbox:
 
     def __init__(self, store: Store, session: str) -> None:
         self._store = store
-        self._session = session
+        self.session = session
         self._direct: Direct | None = None
         self._unconfirmed: deque[tuple[int, Event]] = deque()
         self._mail: deque[Event] = deque()
@@ -102,7 +103,7 @@ class Outbox:
         backoff_s = 0.1
         while self._mail:
             try:
-                await self._store.post(self._session, self._mail[0])
+                await self._store.post(self.session, self._mail[0])
             except StoreUnavailable:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, 2.0)
@@ -121,6 +122,4 @@ class Outbox:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await asyncio.shield(self._posting)
-            self._posting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._posting
+            await tasks.end([self._posting])

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
@@ -69,8 +70,13 @@ class Worker:
             target=child.main, args=(theirs, app_spec), name="dash-dispatch-call", daemon=True
         )
         # The first start brings up the fork server, which imports the app: not on the loop.
-        await asyncio.to_thread(process.start)
-        theirs.close()
+        try:
+            await asyncio.to_thread(process.start)
+        except (EOFError, OSError) as error:
+            ours.close()
+            raise PoolBroken(f"the process that starts others ended: {error}") from error
+        finally:
+            theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**20)
         worker = cls(process, reader, writer)
         try:
@@ -144,7 +150,9 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the process has not ended."""
-        return not self._died.is_set()
+        # The loop may not have come round to hearing of it.
+        ended = multiprocessing.connection.wait([self._process.sentinel], 0)
+        return not (self._died.is_set() or ended)
 
     async def kill(self) -> None:
         """End the process and all its children, now."""

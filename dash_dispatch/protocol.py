@@ -119,7 +119,7 @@ _callback_body = msgspec.json.Decoder(CallbackBody)
 def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes | str, what: str) -> _T:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise DecodeError(f"not {what}: {error}") from error
 
 

@@ -1,12 +1,13 @@
 """From mailboxes to connections: one subscription per process wakes whoever waits."""
 
 import asyncio
-import contextlib
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
+from dash_dispatch import tasks
 from dash_dispatch.errors import StoreUnavailable
 from dash_dispatch.protocol import Event
 from dash_dispatch.store import Channels, Entry, Store
@@ -19,6 +20,11 @@ browser's mail stays in Redis and not in this process."""
 
 FALLBACK_S = 15.0
 """A lost hint costs at most this much, for a session that waits for something."""
+
+
+_CURSOR = re.compile(r"([0-9]{1,20})-([0-9]{1,20})\Z")
+_CURSOR_END = 2**64 - 1
+"""Entry ids are two unsigned numbers of 64 bits, and the one after a cursor is one, too."""
 
 
 def _nobody() -> None:
@@ -44,10 +50,7 @@ class Relay:
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await tasks.end([self._task])
         if self._channels is not None:
             await self._channels.close()
 
@@ -121,7 +124,6 @@ class MailboxReader:
         self._detach = detach
         self._notify = notify
         self._new = asyncio.Event()
-        self._aside: list[tuple[str, str]] = []
         # What came before this reader is news to it as well.
         self.wake()
 
@@ -150,16 +152,13 @@ class MailboxReader:
         entries = await self._store.read(self.session, self.cursor, BATCH_ENTRIES)
         if entries:
             self.cursor = entries[-1].id
-            self._aside += [(entry.id, entry.event.call) for entry in entries if entry.aside]
         if len(entries) == BATCH_ENTRIES:
             self.wake()
         return entries
 
     async def acknowledge(self, cursor: str) -> None:
         """The browser has everything up to here: it need not be kept."""
-        done = [call for id_, call in self._aside if _order(id_) <= _order(cursor)]
-        self._aside = [(id_, call) for id_, call in self._aside if call not in done]
-        await self._store.trim(self.session, cursor, done)
+        await self._store.trim(self.session, cursor)
 
     async def outcome(self, call: str, timeout_s: float) -> Event | None:
         """Wait for the outcome of one call and pass over everything else; None if it is late."""
@@ -199,12 +198,7 @@ class MailboxReader:
         await self.close()
 
 
-def _order(entry: str) -> tuple[int, int]:
-    time_ms, _, sequence = entry.partition("-")
-    return int(time_ms), int(sequence or 0)
-
-
 def is_cursor(value: str) -> bool:
     """Whether a browser's cursor has the form of an entry id."""
-    head, dash, tail = value.partition("-")
-    return bool(dash) and head.isdecimal() and tail.isdecimal() and len(value) <= 41
+    match = _CURSOR.match(value)
+    return match is not None and max(map(int, match.groups())) < _CURSOR_END

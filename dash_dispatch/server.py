@@ -18,6 +18,7 @@ from dash_dispatch import bridge, guards, longpoll
 from dash_dispatch import websocket as websocket_transport
 from dash_dispatch.callbacks import Offloaded
 from dash_dispatch.errors import CallTimedOut, ConfigError, DispatchError
+from dash_dispatch.loading import refuse_while_loading
 from dash_dispatch.protocol import SILENT, CallSpec, Event, Outcome, Status, describe
 from dash_dispatch.runtime import Runtime
 from dash_dispatch.submit import Asked
@@ -224,6 +225,8 @@ class DispatchServer(bridge.QuartServer):
 
     def run(self, dash_app: Any, host: str, port: int, debug: bool, **kwargs: Any) -> None:
         """``app.run()``: with no Redis configured, brings one and a worker along."""
+        # The worker has a Redis and would serve, too.
+        refuse_while_loading()
         runtime = self.runtime
         if runtime.settings.redis_url is not None:
             super().run(dash_app, host, port, debug, **kwargs)

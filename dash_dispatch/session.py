@@ -119,7 +119,7 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         for page in session.pages:
-            self._local.leave(page)
+            self._local.leave(session.id, page)
         self._sessions.pop(session.id, None)
 
     async def shutdown(self) -> None:
@@ -144,7 +144,7 @@ class Sessions:
                 self._local.answer(request, payload)
             case ByeMessage(page=page):
                 session.pages.discard(page)
-                self._local.leave(page)
+                self._local.leave(session.id, page)
             case _:
                 # Hello, ack and ping are the transports' own.
                 pass

@@ -19,6 +19,7 @@ NS:mailbox:{session}       stream  what one browser is to receive, in order, unt
 NS:result:{call}           string  a result too large for the mailbox; ``result_ttl_s``
 NS:active:{session}        hash    call id → page and callback, of its calls that have not ended
 NS:sweeper                 string  lock: one process at a time looks for lost workers
+NS:swept                   hash    when somebody last looked, and until when nobody is given up
 NS:callbacks:{side}        set     offloaded callbacks that web and worker know, to tell when
                                    they run different code
 NS:hint:{session}          pubsub  the mailbox has something new
@@ -160,6 +161,7 @@ class _Keys:
         self._ns = namespace
         self.workers = f"{namespace}:workers"
         self.sweeper = f"{namespace}:sweeper"
+        self.swept = f"{namespace}:swept"
         self.arq_queue = f"{namespace}:arq"
 
     def call(self, call: str) -> str:
@@ -238,13 +240,14 @@ class Store:
                 "release",
                 "renew",
                 "lost",
+                "trim",
             )
         }
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._redis.aclose()
-        await self._blocking.aclose()
+        await self._redis.aclose(close_connection_pool=True)
+        await self._blocking.aclose(close_connection_pool=True)
 
     async def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script: AsyncScript = self._scripts[name]
@@ -314,13 +317,16 @@ class Store:
         return await self._end(call, Outcome(status))
 
     async def lose(self, call: str, worker: str) -> bool:
-        """End a call whose worker is lost. True if it had not ended before."""
+        """End a call whose worker is lost. True if it had not ended before.
+
+        Only while it is this worker's: another may have started it since it was handed back.
+        """
         message = "The worker that ran this callback was lost. It was not run again."
         failure = failed(Status.WORKER_LOST, "WorkerLost", message, call=call, worker=worker)
-        return await self._end(call, failure)
+        return await self._end(call, failure, worker)
 
     @_translated
-    async def _end(self, call: str, outcome: Outcome) -> bool:
+    async def _end(self, call: str, outcome: Outcome, worker: str = "") -> bool:
         keys = self.keys
         names = ("session", "page", "request", "lane")
         found = await cast(
@@ -330,7 +336,7 @@ class Store:
             return False
         session, page, request, lane = (value.decode() if value else "" for value in found)
         event = Event(page, request, call, outcome)
-        result, runner = await self._finish(call, session, lane, "", event, clean=True)
+        result, runner = await self._finish(call, session, lane, worker, event, clean=True)
         if result != b"ok":
             return False
         if runner:
@@ -482,8 +488,18 @@ class Store:
         return bool(alive)
 
     @_translated
-    async def release(self, worker: str, call: str, lane: str) -> str | None:
-        """Hand back a claimed call. Returns its status: ``queued`` if it waits again."""
+    async def release(
+        self, worker: str, call: str, lane: str, *, started: bool = False
+    ) -> str | None:
+        """Hand back a claimed call. Returns its status: ``queued`` if it waits again.
+
+        Args:
+            worker: Who has claimed it.
+            call: Its id.
+            lane: Where it waits again.
+            started: Also when the worker has started it: for the worker itself, which knows that
+                the answer never came and nothing of it has run.
+        """
         status = await self._run(
             "release",
             [
@@ -493,7 +509,7 @@ class Store:
                 self.keys.running(worker),
                 self.keys.arq_in_progress(call),
             ],
-            [call],
+            [call, worker if started else ""],
         )
         return status.decode() if status else None
 
@@ -507,7 +523,12 @@ class Store:
     async def lost_workers(self) -> list[str]:
         """Workers whose lease has run out. Only one process at a time is told."""
         lock_ms = _ms(self._settings.lease_s * BEAT_SHARE)
-        found = await self._run("lost", [self.keys.workers, self.keys.sweeper], [lock_ms])
+        keys = self.keys
+        found = await self._run(
+            "lost",
+            [keys.workers, keys.sweeper, keys.swept],
+            [lock_ms, _ms(self._settings.lease_s * LEASE_SHARE)],
+        )
         return [worker.decode() for worker in found]
 
     @_translated
@@ -582,18 +603,13 @@ class Store:
         return Entry(id_, event, aside)
 
     @_translated
-    async def trim(self, session: str, cursor: str, aside: Sequence[str]) -> None:
-        """The browser has everything up to ``cursor``; ``aside`` are calls with large results."""
+    async def trim(self, session: str, cursor: str) -> None:
+        """The browser has everything up to ``cursor``, large results that stand aside included."""
         time_ms, _, sequence = cursor.partition("-")
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.xtrim(
-                self.keys.mailbox(session),
-                minid=f"{time_ms}-{int(sequence) + 1}",
-                approximate=False,
-            )
-            if aside:
-                pipe.unlink(*(self.keys.result(call) for call in aside))
-            await pipe.execute()
+        following = f"{time_ms}-{int(sequence) + 1}"
+        aside = await self._run("trim", [self.keys.mailbox(session)], [cursor, following])
+        if aside:
+            await self._redis.unlink(*(self.keys.result(call.decode()) for call in aside))
 
     @_translated
     async def discard(self, session: str) -> None:
@@ -630,11 +646,14 @@ class Channels:
         self._pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
         # Without any subscription the client would refuse to listen.
         self._idle = key("-")
+        # Two first subscriptions at once would each make a connection, and one would go unheard.
+        self._subscribing = asyncio.Lock()
 
     @_translated
     async def add(self, name: str) -> None:
         """Listen to one more channel; returns when Redis has been asked."""
-        await self._pubsub.subscribe(self._key(name))
+        async with self._subscribing:
+            await self._pubsub.subscribe(self._key(name))
 
     async def remove(self, name: str) -> None:
         """Stop listening to a channel."""
@@ -648,7 +667,8 @@ class Channels:
         backoff_s = 0.05
         while True:
             try:
-                await self._pubsub.subscribe(self._idle)
+                async with self._subscribing:
+                    await self._pubsub.subscribe(self._idle)
                 yield None, b""
                 backoff_s = 0.05
                 async for message in self._pubsub.listen():
@@ -662,7 +682,7 @@ class Channels:
         """Close the connection."""
         with contextlib.suppress(redis_errors.RedisError, OSError):
             await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        await self._redis.aclose()
+        await self._redis.aclose(close_connection_pool=True)
 
 
 def connect(
@@ -690,7 +710,8 @@ def connect(
         # A local socket cannot lose its other end unnoticed, and takes no such option.
         **({} if url.startswith("unix") else {"socket_keepalive": True}),
     )
-    return client(connection_pool=pool)
+    # The client's own from here on: it closes the pool's connections when it is closed.
+    return client.from_pool(pool)
 
 
 def _lua(name: str) -> str:

@@ -1,9 +1,9 @@
 """Finds workers that died, and gives their calls an end. Every process has one; one acts."""
 
 import asyncio
-import contextlib
 import logging
 
+from dash_dispatch import tasks
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import StoreError
 from dash_dispatch.store import BEAT_SHARE, Store
@@ -28,10 +28,7 @@ class Sweeper:
 
     async def close(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await tasks.end([self._task])
 
     async def _run(self) -> None:
         while True:

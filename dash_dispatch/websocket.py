@@ -8,11 +8,12 @@ from typing import Any
 
 from quart import websocket
 
-from dash_dispatch import bridge, guards
+from dash_dispatch import bridge, guards, tasks
 from dash_dispatch.errors import DecodeError, ProtocolError, StoreError
 from dash_dispatch.protocol import (
     PONG,
     AckMessage,
+    ClientMessage,
     Event,
     Hello,
     Mark,
@@ -96,6 +97,8 @@ async def serve(app: Any, runtime: Runtime) -> None:
     except ProtocolError as error:
         logger.warning("! websocket closed: %s", error)
         await _close(CLOSE_PROTOCOL, str(error)[:100])
+    except TimeoutError:
+        await _close(CLOSE_PROTOCOL, f"no hello within {HELLO_S:g} s")
 
 
 async def _close(code: int, reason: str) -> None:
@@ -122,7 +125,7 @@ async def _greet(app: Any, services: Services) -> tuple[str, Hello, Connection]:
     signer = services.sessions.signer
     for _ in range(2):
         async with asyncio.timeout(HELLO_S):
-            hello = decode_client_message(await websocket.receive())
+            hello = await _hear()
         if not isinstance(hello, Hello):
             raise DecodeError("the first message is not hello")
         check_version(hello.version)
@@ -147,22 +150,26 @@ async def _exchange(
 ) -> None:
     """Both directions, until one of them ends, or the server stops."""
     session.outbox.connect(connection)
-    tasks = [
+    running = [
         asyncio.create_task(_receive(app, services, session, connection, reader)),
         asyncio.create_task(_send(connection, reader, debug=bridge.shows_errors(app))),
     ]
     stopping = runtime.stopping()
     if stopping is not None:
-        tasks.append(asyncio.create_task(_wait(stopping)))
+        running.append(asyncio.create_task(_wait(stopping)))
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
+        results = await tasks.end(running)
     for result in results:
-        if isinstance(result, StoreError | ProtocolError):
+        # Silence ends a connection like its loss; a cancellation is no `Exception`.
+        if isinstance(result, Exception) and not isinstance(result, TimeoutError):
             raise result
+
+
+async def _hear() -> ClientMessage:
+    # An empty binary message comes as None.
+    return decode_client_message(await websocket.receive() or b"")
 
 
 async def _wait(stopping: asyncio.Event) -> None:
@@ -179,8 +186,7 @@ async def _receive(
     snapshot = guards.snapshot(app, websocket)
     while True:
         async with asyncio.timeout(SILENCE_S):
-            data = await websocket.receive()
-        message = decode_client_message(data)
+            message = await _hear()
         rejection = await guards.run_message_hooks(app, websocket, message)
         if rejection is not None:
             await _close(*rejection)

@@ -66,6 +66,7 @@ redis_settings = RedisSettings.from_dsn(_settings.redis_url.get_secret_value()) 
 queue_name = _arq["queue_name"]
 on_startup = _arq["on_startup"]
 on_shutdown = _arq["on_shutdown"]
+after_job_end = _arq["after_job_end"]
 handle_signals = _arq["handle_signals"]
 max_jobs = _arq["max_jobs"]
 queue_read_limit = _arq["queue_read_limit"]

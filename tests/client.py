@@ -20,8 +20,6 @@ from websockets.typing import Origin
 from tests.stack import body, eventually
 
 WITHIN_S = 20.0
-CALL_HEADERS = {"Content-Type": "application/json"}
-
 Message = dict[str, Any]
 
 
@@ -286,6 +284,8 @@ class LongPollClient(Client):
             headers=self.headers,
             timeout=60,
             trust_env=False,
+            # The server may close a kept connection in the moment in which it is used again.
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     async def say(self, *messages: Message) -> None:

@@ -178,7 +178,8 @@ class Stack:
         """Start a web process; returns its address."""
         port = port or free_port()
         command = [sys.executable, "-m", "hypercorn", f"{self.app}:server"]
-        command += ["--bind", f"127.0.0.1:{port}"]
+        # No worker processes below it: its pid is the one that serves.
+        command += ["--bind", f"127.0.0.1:{port}", "--workers", "0"]
         proc = Proc(f"web-{port}", command, self.env(**settings), self.folder)
         self.webs.append(proc)
         address = f"http://127.0.0.1:{port}"

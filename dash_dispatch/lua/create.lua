@@ -18,7 +18,8 @@ for i = 6, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', KEYS[1], 'status', 'queued', 'created_ms', now_ms, unpack(fields))
 redis.call('PEXPIRE', KEYS[1], ttl_ms)
 redis.call('SET', KEYS[5], ARGV[4], 'PX', ttl_ms)
-redis.call('ZADD', KEYS[6], now_ms, ARGV[1])
+-- Long due: arq compares this with the clock of its own machine, which may be behind.
+redis.call('ZADD', KEYS[6], 1, ARGV[1])
 redis.call('ZADD', KEYS[2], now_ms, ARGV[1])
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[4], ttl_ms)

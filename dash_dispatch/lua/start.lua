@@ -1,10 +1,14 @@
 -- A claimed call begins to run. Only a queued one does: it may have been cancelled or have
--- expired meanwhile.
+-- expired meanwhile. And only in the hands of its claimer: of a worker that was given up since,
+-- nobody would notice the death. Safe to repeat after a lost reply.
 --
 -- KEYS: 1 call  2 worker's calls
 -- ARGV: 1 id  2 worker
 -- Returns: the record as fields and values, or {} when there is nothing to run
-if redis.call('HGET', KEYS[1], 'status') ~= 'queued' then
+if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then return {} end
+local call = redis.call('HMGET', KEYS[1], 'status', 'worker')
+if call[1] == 'started' and call[2] == ARGV[2] then return redis.call('HGETALL', KEYS[1]) end
+if call[1] ~= 'queued' then
   redis.call('SREM', KEYS[2], ARGV[1])
   return {}
 end

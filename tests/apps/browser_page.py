@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from browser_gates import apass_gate, note, pass_gate
 from dash import Input, Output, Patch, State, dcc, html, set_props
 from quart import Response, request
 
 from dash_dispatch import Dash, Offload
+from tests.apps.browser_gates import apass_gate, note, pass_gate
 
 MANY = 20
 STEPS = 50
@@ -26,7 +26,7 @@ server = app.server
 tag = State("tag", "value")
 
 
-@server.after_request
+@server.after_request  # type: ignore[untyped-decorator]
 async def apply_policy(response: Response) -> Response:
     """A test sets the policy of its browser, for pages and scripts alike, by a cookie."""
     if policy := request.cookies.get("policy"):
@@ -221,8 +221,9 @@ def add_stream(kind: str) -> None:
         await apass_gate(f"{tag}-last")
         return f"{tag} all"
 
-    function: Callable[..., Any] = stream_async if kind == "stream-async" else stream
-    app.callback(shown(f"{kind}-result"), clicked(kind), tag, offload=True)(function)
+    function: Callable[..., Any] = stream if kind == "stream-def" else stream_async
+    where = {"websocket": True} if kind == "stream-web" else {"offload": True}
+    app.callback(shown(f"{kind}-result"), clicked(kind), tag, **where)(function)
 
     # As text, so that a test can read it.
     app.clientside_callback(
@@ -230,7 +231,7 @@ def add_stream(kind: str) -> None:
     )
 
 
-STREAMS = ("stream-def", "stream-async")
+STREAMS = ("stream-def", "stream-async", "stream-web")
 for kind in STREAMS:
     add_stream(kind)
 

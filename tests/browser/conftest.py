@@ -81,9 +81,9 @@ def serve(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     stacks: list[Stack] = []
 
     @functools.cache
-    def serve(app: str, *, worker: bool = True) -> Site:
+    def serve(app: str, prefix: str = "", *, worker: bool = True) -> Site:
         folder = tmp_path_factory.mktemp(app)
-        stack = Stack(redis_server, app, folder, lease_s="2", processes="4")
+        stack = Stack(redis_server, app, folder, prefix, lease_s="2", processes="4")
         stacks.append(stack)
         if worker:
             stack.worker(wait=False)
@@ -110,9 +110,15 @@ def app_name() -> str:
 
 
 @pytest.fixture
-def site(request: pytest.FixtureRequest, serve: Serve, app_name: str) -> Site:
+def prefix() -> str:
+    """Its ``url_base_pathname``, without the last slash."""
+    return ""
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, serve: Serve, app_name: str, prefix: str) -> Site:
     """The app under test, served."""
-    site = serve(app_name)
+    site = serve(app_name, prefix)
     show_on_failure(request, "processes", site.stack.logs)
     return site
 

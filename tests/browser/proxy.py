@@ -32,6 +32,8 @@ class Proxy:
     def __init__(self, target: int, *, refuse_upgrades: bool = False) -> None:
         self.target = target
         self.refuse_upgrades = refuse_upgrades
+        self.connections = 0
+        """Connections that browsers have opened."""
         self.upgrades = 0
         """Websockets that were passed on."""
         self.refusals = 0
@@ -86,6 +88,7 @@ class Proxy:
             self._drop(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         self._writers.add(writer)
         head = await reader.readuntil(HEAD_END)
         if b"\r\nupgrade: websocket\r\n" in head.lower():

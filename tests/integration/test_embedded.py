@@ -105,8 +105,13 @@ class Served:
 
     def ready(self) -> str:
         """Wait until it serves; the folder of its Redis."""
-        self.says("Running on http")
-        return self.says(r"embedded Redis \(unix:(.*)/redis.sock\)").group(1)
+        eventually(self._listens)
+        return self.says(r"embedded Redis \(unix://(.*)/redis.sock\)").group(1)
+
+    def _listens(self) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def answer(self) -> str:
         """What the offloaded callback returns."""
@@ -301,7 +306,7 @@ class TestInThisProcess:
     ) -> None:
         embedded = start()
         line = capsys.readouterr().out
-        assert line.startswith("dash_dispatch: embedded Redis (unix:")
+        assert line.startswith("dash_dispatch: embedded Redis (unix:///")
         assert "1 worker in a thread of this process, not in a process: the app is not a" in line
         assert store.ping(_url(embedded), 2.0)
         assert embedded.settings.secret_key is not None

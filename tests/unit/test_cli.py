@@ -154,7 +154,7 @@ class TestDoctor:
         )
         assert result.exit_code == 1
         assert "FAIL  settings: no such setting: DASH_DISPATCH_THREAD" in result.output
-        assert "FAIL  Redis: unix:/nowhere/redis.sock: Redis is not available" in result.output
+        assert "FAIL  Redis: unix:///nowhere/redis.sock: Redis is not available" in result.output
         assert "FAIL  app: APP=shop:nothing" in result.output
 
     def test_shows_a_wrong_setting_in_each_check_that_needs_it(self) -> None:

@@ -1,4 +1,4 @@
-"""The wire: what is said, byte for byte, and that nothing unreadable gets further than a decoder."""
+"""The wire: what is said, byte for byte, and that nothing unreadable passes a decoder."""
 
 import json
 from collections.abc import Callable
@@ -287,9 +287,12 @@ def test_deep_but_balanced_payloads_never_end_the_process() -> None:
         decode_callback_body(nested)
     # A call's payload is passed over as it is: what it holds is read at the next step.
     call = b'{"type":"call","page":"p","request":"r","payload":' + nested + b"}"
-    with pytest.raises(DecodeError):
+    try:
         message = decode_client_message(call)
-        assert isinstance(message, CallMessage)
+    except DecodeError:
+        return
+    assert isinstance(message, CallMessage)
+    with pytest.raises(DecodeError):
         decode_callback_body(message.payload)
 
 

@@ -1,0 +1,61 @@
+"""The table of a row, in words and figures."""
+
+from benchmarks.measures import CLIENT, OTHERS, Measure, Ratio, Result
+
+
+def text(result: Result) -> str:
+    """The row as text, also readable as Markdown."""
+    parts = [f"## {result.row}: {result.title}", ""]
+    parts += _measures(result.measures)
+    if result.ratios:
+        parts += ["", *_ratios(result.ratios)]
+    parts += ["", *(f"- {note}" for note in result.notes)] if result.notes else []
+    return "\n".join(parts)
+
+
+def _measures(measures: list[Measure]) -> list[str]:
+    rows = [
+        ["what", "p50", "p95", "p99", "n", "CPU: client", "others", "servers", "CPU ms per call"]
+    ]
+    for measure in measures:
+        figures = [_figure(measure, share) for share in (0.5, 0.95, 0.99)]
+        if measure.unit == "1/s":
+            figures[1:] = ["", ""]
+        count = sum(len(samples) for samples in measure.rounds)
+        rows.append([measure.label, *figures, str(count), *_cpu(measure)])
+    return _table(rows)
+
+
+def _cpu(measure: Measure) -> list[str]:
+    if not measure.cpu:
+        return [""] * 4
+    servers = [name for name in measure.cpu if name not in (CLIENT, OTHERS)]
+    shares = ", ".join(f"{name} {measure.cpu[name]:.2f}" for name in servers)
+    costs = ", ".join(f"{name} {cost:.2f}" for name, cost in measure.cost_ms.items())
+    return [f"{measure.cpu[CLIENT]:.2f}", f"{measure.cpu[OTHERS]:.2f}", shares, costs]
+
+
+def _figure(measure: Measure, share: float) -> str:
+    value = measure.at(share)
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {measure.unit}"
+
+
+def _ratios(ratios: list[Ratio]) -> list[str]:
+    rows = [["ratio", "median of rounds", "rounds", "target", ""]]
+    for ratio in ratios:
+        low, high = min(ratio.rounds), max(ratio.rounds)
+        target = "" if ratio.target is None else f"{ratio.sense} {ratio.target:g}"
+        met = {None: "", True: "met", False: "NOT met"}[ratio.met]
+        rows.append([ratio.label, f"{ratio.value:.2f}", f"{low:.2f} to {high:.2f}", target, met])
+    return _table(rows)
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return lines

@@ -1,0 +1,170 @@
+"""An empty callback, one at a time: how much longer does it take somewhere else?"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+
+from redis.asyncio import Redis
+
+from benchmarks.clients import (
+    CallSocket,
+    DispatchSocket,
+    Http,
+    StockSocket,
+    WrongAnswer,
+    next_value,
+)
+from benchmarks.measures import Measure, Meter, Ratio, Result
+from benchmarks.stacks import Bench, Stack
+
+TITLE = "An empty callback, one at a time"
+OFFLOADED = {"async": "async def", "process": "def in a process", "thread": "def in a thread"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How often what is sampled, per round."""
+
+    rounds: int
+    calls: int
+    polled_calls: int
+    slowly_polled_calls: int
+    warm_up: int = 20
+    limit_s: float = 120.0
+
+
+FULL = Settings(rounds=7, calls=150, polled_calls=15, slowly_polled_calls=1)
+QUICK = Settings(rounds=2, calls=30, polled_calls=5, slowly_polled_calls=1, warm_up=5)
+
+
+@dataclass
+class Probe:
+    """One contestant: what to await once per sample."""
+
+    measure: Measure
+    meter: Meter
+    once: Callable[[], Awaitable[None]]
+    calls: int
+
+    async def round(self, *, keep: bool, calls: int) -> None:
+        """Take samples; those of the warm-up are not kept."""
+        samples = []
+        with self.meter.running() if keep else Meter([]).running():
+            for _ in range(calls):
+                started = time.perf_counter()
+                await self.once()
+                samples.append((time.perf_counter() - started) * 1000)
+        if keep:
+            self.measure.rounds.append(samples)
+            self.meter.calls += calls
+
+
+def run(bench: Bench) -> Result:
+    """Start all contestants, which idle while it is not their turn."""
+    settings = QUICK if bench.quick else FULL
+    stacks = {"ours": bench.dash_dispatch(), "floor": bench.floor()}
+    if bench.peers:
+        stacks |= {"quart": bench.quart(), "celery": bench.celery()}
+    probes = asyncio.run(_measure(bench, settings, stacks))
+    measures = {name: probe.measure for name, probe in probes.items()}
+    for probe in probes.values():
+        probe.meter.note(probe.measure)
+    return Result("latency", TITLE, asdict(settings), list(measures.values()), _ratios(measures))
+
+
+def _ratios(measures: dict[str, Measure]) -> list[Ratio]:
+    found = []
+    for name, words in OFFLOADED.items():
+        ours = measures[name]
+        found += [
+            Ratio.of(f"offloaded {words} / local", ours, measures["local"], target=4),
+            Ratio.of(f"offloaded {words} / Redis floor", ours, measures["floor"], target=4),
+        ]
+    if "celery10" not in measures:
+        return found
+    # Celery runs a def in a process: that of ours is its like.
+    for name in ("process", "async"):
+        ours, words = measures[name], OFFLOADED[name]
+        for interval_ms, target in ((10, 7), (1000, 350)):
+            celery = measures[f"celery{interval_ms}"]
+            label = f"Celery polled every {interval_ms} ms / offloaded {words}"
+            found.append(Ratio.of(label, celery, ours, sense="≥", target=target))
+    found.append(Ratio.of("local / stock Dash on Quart", measures["local"], measures["stock"]))
+    return found
+
+
+async def _measure(bench: Bench, settings: Settings, stacks: dict[str, Stack]) -> dict[str, Probe]:
+    async with AsyncExitStack() as stack:
+        probes = await _ours(stack, settings, stacks["ours"])
+        probes["floor"] = await _floor(stack, settings, stacks["floor"], bench.redis_port)
+        if bench.peers:
+            probes["stock"] = await _stock(stack, settings, stacks["quart"])
+            probes |= await _celery(stack, settings, stacks["celery"])
+        for probe in probes.values():
+            async with asyncio.timeout(settings.limit_s):
+                await probe.round(keep=False, calls=min(settings.warm_up, probe.calls))
+        names = list(probes)
+        for number in range(settings.rounds):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                async with asyncio.timeout(settings.limit_s):
+                    await probes[name].round(keep=True, calls=probes[name].calls)
+    return probes
+
+
+def _over(socket: CallSocket, output: str) -> Callable[[], Awaitable[None]]:
+    return lambda: socket.call(output, next_value())
+
+
+async def _ours(stack: AsyncExitStack, settings: Settings, ours: Stack) -> dict[str, Probe]:
+    socket = DispatchSocket()
+    await socket.open(ours.address)
+    stack.callback(socket.close)
+    labels = {"local": "local async def, websocket"} | {
+        name: f"offloaded {words}, websocket" for name, words in OFFLOADED.items()
+    }
+    return {
+        name: Probe(Measure(label, "ms"), Meter(ours.procs), _over(socket, name), settings.calls)
+        for name, label in labels.items()
+    }
+
+
+async def _floor(stack: AsyncExitStack, settings: Settings, floor: Stack, redis_port: int) -> Probe:
+    client = Redis(port=redis_port)
+    stack.push_async_callback(client.aclose)
+
+    async def once() -> None:
+        sent = str(next_value()).encode()
+        await client.lpush("floor:there", sent)
+        popped = await client.blpop("floor:back", 10)
+        if popped is None or popped[1] != sent:
+            raise WrongAnswer(f"the floor answered {popped!r}")
+
+    label = "Redis floor: pushed, popped, pushed back, popped"
+    return Probe(Measure(label, "ms"), Meter(floor.procs), once, settings.calls)
+
+
+async def _stock(stack: AsyncExitStack, settings: Settings, quart: Stack) -> Probe:
+    socket = StockSocket()
+    await socket.open(quart.address)
+    stack.callback(socket.close)
+    label = "stock Dash on Quart: local async def, websocket"
+    return Probe(Measure(label, "ms"), Meter(quart.procs), _over(socket, "local"), settings.calls)
+
+
+async def _celery(stack: AsyncExitStack, settings: Settings, celery: Stack) -> dict[str, Probe]:
+    http = await stack.enter_async_context(Http(celery.address))
+
+    def probe(interval_ms: int, calls: int) -> Probe:
+        async def once() -> None:
+            if not await http.background("background", next_value(), interval_ms / 1000):
+                raise WrongAnswer("a background callback lost its result")
+
+        label = f"stock Dash, Celery: def in a process, polled every {interval_ms} ms"
+        return Probe(Measure(label, "ms"), Meter(celery.procs), once, calls)
+
+    return {
+        "celery10": probe(10, settings.polled_calls),
+        "celery1000": probe(1000, settings.slowly_polled_calls),
+    }

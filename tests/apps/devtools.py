@@ -1,0 +1,6 @@
+"""The basic app with the dev tools on."""
+
+from basic import app
+
+server = app.server
+app.enable_dev_tools(debug=True, dev_tools_hot_reload=False)

@@ -1,0 +1,414 @@
+"""The process pool on its own: calls, deaths of every kind, and nothing left behind."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from textwrap import dedent
+
+import msgspec
+import orjson
+import psutil
+import pytest
+
+from dash_dispatch.processes import PoolBroken, ProcessDied, ProcessPool
+from dash_dispatch.protocol import CallSpec, Outcome, RequestSnapshot, Status
+from tests.stack import eventually, wait_for
+
+ROOT = Path(__file__).parents[2]
+APP = '''
+import ctypes, os, signal, subprocess, sys, threading, time
+from dash import Input, Output, html, no_update, set_props
+from dash_dispatch import Dash, Settings
+
+app = Dash(__name__, dispatch_settings=Settings(redis_url=None))
+app.layout = html.Div()
+
+
+def offloaded(function):
+    return app.callback(
+        Output(function.__name__, "children"), Input("in", "value"), offload=True
+    )(function)
+
+
+@offloaded
+def echo(value):
+    return value
+
+@offloaded
+def pid(value):
+    return os.getpid()
+
+@offloaded
+def sleeps(value):
+    time.sleep(value)
+    return "slept"
+
+@offloaded
+def exits(value):
+    os._exit(value)
+
+@offloaded
+def sys_exits(value):
+    sys.exit(value)
+
+@offloaded
+def segfaults(value):
+    ctypes.string_at(0)
+
+@offloaded
+def is_killed(value):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@offloaded
+def raises(value):
+    raise ValueError(value)
+
+@offloaded
+def steps(value):
+    for step in range(value):
+        set_props("bar", {"value": step})
+    return "stepped"
+
+@offloaded
+def child(value):
+    started = subprocess.Popen(["sleep", "60"])
+    set_props("bar", {"value": started.pid})
+    time.sleep(value)
+
+@offloaded
+def prints(value):
+    print("x" * 100_000)
+    sys.stdout.buffer.write(b"\\0" * 1000)
+    return "printed"
+
+@offloaded
+def large(value):
+    return "x" * value
+
+@offloaded
+def leaves_a_thread(value):
+    threading.Thread(target=time.sleep, args=(30,)).start()
+    return "left"
+'''
+
+
+@pytest.fixture(scope="module")
+def app_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("pool") / "pool_app.py"
+    path.write_text(APP)
+    return f"{path}:app"
+
+
+@pytest.fixture
+async def pool(app_file: str) -> AsyncIterator[ProcessPool]:
+    made = ProcessPool(app_file, 2)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def spec(name: str, value: object = None) -> CallSpec:
+    payload = orjson.dumps(
+        {
+            "output": f"{name}.children",
+            "outputs": {"id": name, "property": "children"},
+            "inputs": [{"id": "in", "property": "value", "value": value}],
+            "changedPropIds": ["in.value"],
+        }
+    )
+    snapshot = msgspec.json.encode(RequestSnapshot())
+    return CallSpec(f"call-{name}", "s", "p", "r", f"{name}.children", "default:process", 60.0,
+                    payload, snapshot)  # fmt: skip
+
+
+class Heard:
+    """Takes the events of a call."""
+
+    def __init__(self) -> None:
+        self.props: list[bytes] = []
+
+    async def __call__(self, props: bytes) -> None:
+        self.props.append(props)
+
+    @property
+    def values(self) -> list[object]:
+        return [orjson.loads(props)["props"]["value"] for props in self.props]
+
+
+async def run(
+    pool: ProcessPool, name: str, value: object = None, heard: Heard | None = None
+) -> Outcome:
+    async with asyncio.timeout(30):
+        return await pool.run(spec(name, value), "worker", heard or Heard())
+
+
+async def result(pool: ProcessPool, name: str, value: object = None) -> object:
+    outcome = await run(pool, name, value)
+    assert outcome.status is Status.OK, outcome
+    return orjson.loads(outcome.body)["response"][name]["children"]
+
+
+def processes() -> set[int]:
+    """Processes of pools that this one has started: they are children of the fork server."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+    return found
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+# --- calls ---------------------------------------------------------------------------------------
+
+
+async def test_a_call_runs_elsewhere(pool: ProcessPool) -> None:
+    assert await result(pool, "echo", {"a": [1, "é"]}) == {"a": [1, "é"]}
+    pids = [await result(pool, "pid") for _ in range(4)]
+    assert os.getpid() not in pids
+    assert len(set(pids)) <= 2, "warm processes are used again"
+
+
+async def test_calls_run_beside_each_other(pool: ProcessPool) -> None:
+    before = time.monotonic()
+    await asyncio.gather(*(result(pool, "sleeps", 0.5) for _ in range(2)))
+    assert time.monotonic() - before < 0.95
+
+
+async def test_more_calls_than_processes_wait_for_one(pool: ProcessPool) -> None:
+    assert await asyncio.gather(*(result(pool, "echo", n) for n in range(20))) == list(range(20))
+
+
+async def test_updates_come_before_the_outcome_and_in_order(pool: ProcessPool) -> None:
+    heard = Heard()
+    outcome = await run(pool, "steps", 300, heard)
+    assert outcome.status is Status.OK
+    assert heard.values == list(range(300))
+
+
+async def test_a_result_of_many_megabytes(pool: ProcessPool) -> None:
+    outcome = await run(pool, "large", 20 * 2**20)
+    assert len(outcome.body) > 20 * 2**20
+    assert await result(pool, "echo", 1) == 1
+
+
+async def test_what_a_callback_prints_garbles_nothing(pool: ProcessPool) -> None:
+    assert await result(pool, "prints") == "printed"
+    assert await result(pool, "echo", 1) == 1
+
+
+async def test_an_error_is_an_outcome(pool: ProcessPool) -> None:
+    outcome = await run(pool, "raises", "why")
+    assert outcome.status is Status.FAILED
+    failure = outcome.failure
+    assert (failure.type, failure.message, failure.call) == ("ValueError", "why", "call-raises")
+    assert re.fullmatch(r"worker/\d+", failure.worker)
+    assert "in raises" in failure.traceback
+    assert await result(pool, "echo", 1) == 1
+
+
+async def test_sys_exit_ends_the_call_and_not_the_process(pool: ProcessPool) -> None:
+    before = processes()
+    for _ in range(2):
+        outcome = await run(pool, "sys_exits", 3)
+        assert outcome.status is Status.FAILED
+        assert "sys.exit(3)" in outcome.failure.message
+    assert processes() == before
+
+
+async def test_an_unknown_callback_is_said_in_words(pool: ProcessPool) -> None:
+    outcome = await run(pool, "nothing")
+    assert outcome.status is Status.FAILED
+    assert "does not know the callback 'nothing.children'" in outcome.failure.message
+
+
+# --- deaths --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("exits", 3, "exited with status 3"),
+        ("exits", 0, "exited with status 0"),
+        ("segfaults", None, "killed by SIGSEGV"),
+        ("is_killed", None, r"killed by SIGKILL \(out of memory\?\)"),
+    ],
+)
+async def test_a_death_ends_its_call_only(
+    pool: ProcessPool, name: str, value: object, words: str
+) -> None:
+    other = asyncio.create_task(result(pool, "sleeps", 0.4))
+    with pytest.raises(ProcessDied, match=words):
+        await run(pool, name, value)
+    assert await other == "slept"
+    pids = {await result(pool, "pid") for _ in range(8)}
+    assert len(pids) <= 2, "another one has taken its place"
+
+
+async def test_a_cancelled_call_loses_its_process(pool: ProcessPool) -> None:
+    before = processes()
+    task = asyncio.create_task(run(pool, "sleeps", 60))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: len(before - processes()) == 1, "the process is killed", 10)
+    await eventually(lambda: len(processes()) == len(before), "another one comes", 20)
+    assert await asyncio.gather(*(result(pool, "echo", n) for n in range(4))) == [0, 1, 2, 3]
+
+
+async def test_what_a_callback_has_started_ends_with_it(pool: ProcessPool) -> None:
+    heard = Heard()
+    task = asyncio.create_task(run(pool, "child", 60, heard))
+    await eventually(lambda: heard.props, "the child has started")
+    (started,) = heard.values
+    assert isinstance(started, int)
+    assert alive(started)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await eventually(lambda: not alive(started), "the child has ended", 10)
+
+
+async def test_the_pool_survives_the_death_of_idle_processes(pool: ProcessPool) -> None:
+    pids: set[int] = set()
+    while len(pids) < 2:
+        found = await asyncio.gather(*(result(pool, "pid") for _ in range(4)))
+        pids |= {pid for pid in found if isinstance(pid, int)}
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not any(map(alive, pids)), "they have ended")
+    assert await result(pool, "echo", "no call was lost") == "no call was lost"
+    fresh = {await result(pool, "pid") for _ in range(4)}
+    assert not fresh & pids
+
+
+async def test_a_thread_that_was_left_running_holds_nothing_up(pool: ProcessPool) -> None:
+    assert await result(pool, "leaves_a_thread") == "left"
+    assert await result(pool, "echo", 1) == 1
+
+
+# --- beginning and end ---------------------------------------------------------------------------
+
+
+async def test_closing_leaves_no_process(app_file: str) -> None:
+    # The fork server and its helper stay for the next pool of this process.
+    first = ProcessPool(app_file, 1)
+    await first.start()
+    await first.close()
+    before = processes()
+    pool = ProcessPool(app_file, 3)
+    await pool.start()
+    assert len(processes() - before) == 3
+    task = asyncio.create_task(run(pool, "sleeps", 60))
+    heard = Heard()
+    with_child = asyncio.create_task(run(pool, "child", 60, heard))
+    await eventually(lambda: heard.props, "the child has started")
+    await pool.close()
+    await eventually(lambda: processes() <= before, "all have ended", 10)
+    for call in (task, with_child):
+        call.cancel()
+    await asyncio.gather(task, with_child, return_exceptions=True)
+
+
+async def test_closing_while_one_is_replaced(app_file: str) -> None:
+    pool = ProcessPool(app_file, 2)
+    before = processes()
+    await pool.start()
+    with pytest.raises(ProcessDied):
+        await run(pool, "exits", 1)
+    await pool.close()
+    await eventually(lambda: len(processes() - before) <= 2, "only the fork server stays", 10)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("from dash_dispatch import Dash\napp = Dash(__name__)", "layout"),
+        ("import os\nos._exit(7)", "the process that starts others ended"),
+    ],
+)
+async def test_an_app_that_cannot_be_imported_says_why(
+    tmp_path: Path, source: str, words: str
+) -> None:
+    # In a process of its own: a process has one fork server, and that one has its app already.
+    (tmp_path / "broken_app.py").write_text(source)
+    script = """
+    import asyncio
+    from dash_dispatch.processes import PoolBroken, ProcessPool
+
+    async def main():
+        try:
+            await ProcessPool("broken_app:app", 1).start()
+        except PoolBroken as error:
+            print("broken:", error)
+
+    if __name__ == "__main__":
+        asyncio.run(main())
+    """
+    (tmp_path / "main.py").write_text(dedent(script))
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert f"{words}" in done.stdout, done.stderr
+    assert done.stdout.startswith("broken: ")
+
+
+def test_the_death_of_the_worker_ends_its_processes(app_file: str, tmp_path: Path) -> None:
+    script = """
+    import asyncio, sys
+    from dash_dispatch.processes import ProcessPool
+
+    async def main():
+        pool = ProcessPool(sys.argv[1], 2)
+        await pool.start()
+        print("ready", flush=True)
+        await asyncio.sleep(60)
+
+    if __name__ == "__main__":
+        asyncio.run(main())
+    """
+    (tmp_path / "main.py").write_text(dedent(script))
+    worker = subprocess.Popen(
+        [sys.executable, "main.py", app_file],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"ready\n"
+        children = [child.pid for child in psutil.Process(worker.pid).children(recursive=True)]
+        assert len(children) >= 3
+        worker.kill()
+        worker.wait(10)
+        wait_for(lambda: not any(map(alive, children)), "all have ended", 10)
+    finally:
+        worker.kill()
+        worker.wait(10)
+        if worker.stdout is not None:
+            worker.stdout.close()
+
+
+def test_broken_is_told_from_died() -> None:
+    assert not issubclass(ProcessDied, PoolBroken)
+    assert not issubclass(PoolBroken, ProcessDied)

@@ -1,0 +1,919 @@
+"""The store over a real Redis: every transition of a call's life, legal and not."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import msgspec
+import pytest
+import redis
+import redis.asyncio
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from dash_dispatch import CallExpired, PayloadTooLarge, QueueFull, Settings
+from dash_dispatch.protocol import CallSpec, Event, Outcome, Status, failed
+from dash_dispatch.store import BEAT_SHARE, LEASE_SHARE, Entry, Store
+from dash_dispatch.sweeper import Sweeper
+from tests.integration.conftest import SettingsFactory, StoreFactory
+from tests.stack import RedisServer, eventually
+
+LANE = "default:loop"
+OK = Outcome(Status.OK, b'{"n":1}')
+JOB = b'{"f":"run_call"}'
+
+
+def spec(call: str = "c1", session: str = "s1", lane: str = LANE, **more: Any) -> CallSpec:
+    return CallSpec(call, session, "page", f"request {call}", "out.children", lane, 2.5,
+                    b'{"output":"\\u00e9"}', b"{}", **more)  # fmt: skip
+
+
+async def started(store: Store, call: CallSpec, worker: str = "w1") -> CallSpec:
+    """A call that this worker runs."""
+    await store.create(call, JOB)
+    await store.renew(worker, join=True)
+    assert call.id in await store.claim(worker, call.lane, 100)
+    found = await store.start(worker, call.id)
+    assert found is not None
+    return found[0]
+
+
+async def outcomes(store: Store, session: str = "s1") -> list[tuple[str, str]]:
+    """The outcomes in a mailbox: (call, status)."""
+    return [
+        (entry.event.call, str(entry.event.outcome.status))
+        for entry in await store.read(session, None, 1000)
+        if entry.event.outcome is not None
+    ]
+
+
+async def end_lease(store: Store, raw: "redis.asyncio.Redis", worker: str) -> None:
+    """As if the worker had been silent for long, and no sweeper had looked just now."""
+    await raw.zadd(store.keys.workers, {worker: 1})
+    await raw.delete(store.keys.sweeper)
+
+
+# --- create --------------------------------------------------------------------------------------
+
+
+async def test_a_call_is_accepted_once(store: Store, raw: "redis.asyncio.Redis") -> None:
+    first = await store.create(spec(), JOB)
+    assert first == (True, "queued", "s1", 0)
+    again = await store.create(spec(session="s2"), b"another job")
+    assert again == (False, "queued", "s1", 0), "whose it is stays"
+    assert await raw.zcard(store.keys.waiting(LANE)) == 1
+    assert await raw.llen(store.keys.wake(LANE)) == 1
+    assert await raw.get(store.keys.arq_job("c1")) == JOB
+    assert await raw.zrange(store.keys.arq_queue, 0, -1) == [b"c1"]
+
+
+async def test_a_known_call_tells_how_far_it_is(store: Store) -> None:
+    await started(store, spec())
+    assert await store.create(spec(), JOB) == (False, "started", "s1", 0)
+    await store.finish("w1", spec(), OK)
+    assert await store.create(spec(), JOB) == (False, "ok", "s1", 0)
+    assert await store.claim("w1", LANE, 5) == [], "and is not run again"
+
+
+async def test_the_place_in_the_queue(store: Store) -> None:
+    assert [(await store.create(spec(f"c{n}"), JOB)).position for n in range(3)] == [0, 1, 2]
+
+
+async def test_a_full_queue_refuses(make_store: StoreFactory, raw: "redis.asyncio.Redis") -> None:
+    store = make_store(max_queue=2)
+    for name in ("c1", "c2"):
+        await store.create(spec(name), JOB)
+    with pytest.raises(QueueFull, match="2 calls are waiting"):
+        await store.create(spec("c3"), JOB)
+    assert not await raw.exists(store.keys.call("c3"), store.keys.arq_job("c3"))
+    assert (await store.create(spec("c1"), JOB)).status == "queued", "a known one is no more"
+    assert (await store.create(spec("c3", lane="other:loop"), JOB)).created, "another lane is free"
+    await store.cancel("c1")
+    assert (await store.create(spec("c4"), JOB)).created
+
+
+# --- claim and start -----------------------------------------------------------------------------
+
+
+async def test_the_oldest_are_claimed_first(store: Store) -> None:
+    await store.renew("w1", join=True)
+    for n in range(5):
+        await store.create(spec(f"c{n}"), JOB)
+        await asyncio.sleep(0.002)  # their order is that of Redis' milliseconds
+    assert await store.claim("w1", LANE, 2) == ["c0", "c1"]
+    assert await store.claim("w1", LANE, 10) == ["c2", "c3", "c4"]
+    assert await store.claim("w1", LANE, 10) == []
+    assert {call for call, _ in await store.claimed_by("w1")} == {f"c{n}" for n in range(5)}
+
+
+async def test_a_lane_is_claimed_alone(store: Store) -> None:
+    await store.renew("w1", join=True)
+    await store.create(spec("c1", lane="a:loop"), JOB)
+    await store.create(spec("c2", lane="a:process"), JOB)
+    assert await store.claim("w1", "a:process", 5) == ["c2"]
+
+
+async def test_a_worker_without_a_lease_gets_nothing(store: Store) -> None:
+    await store.create(spec(), JOB)
+    assert await store.claim("w1", LANE, 1) == []
+    await store.renew("w1", join=True)
+    assert await store.claim("w1", LANE, 1) == ["c1"]
+
+
+async def test_a_call_as_it_was_written_down(store: Store) -> None:
+    asked = spec(stream=False)
+    await store.renew("w1", join=True)
+    await store.create(asked, JOB)
+    await store.claim("w1", LANE, 1)
+    assert await store.start("w1", "c1") == (asked, 1)
+
+
+@hypothesis.settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=9), st.binary(max_size=9),
+    st.floats(0.001, 1e6), st.booleans(),
+)  # fmt: skip
+def test_any_call_survives_redis(
+    make_settings: SettingsFactory,
+    name: str, payload: bytes, timeout_s: float, stream: bool,
+) -> None:  # fmt: skip
+    call = uuid.uuid4()
+    asked = CallSpec(
+        call.hex, call.hex, name, name, name, LANE, timeout_s, payload, payload, stream=stream
+    )
+
+    async def there_and_back() -> None:
+        store = Store(make_settings())
+        try:
+            assert await started(store, asked) == asked
+            await store.emit("w1", asked, 1, payload)
+            await store.finish("w1", asked, Outcome(Status.OK, payload, payload))
+            props, end = await store.read(call.hex, None, 10)
+        finally:
+            await store.close()
+        assert props.event == Event(name, name, call.hex, props=payload)
+        assert end.event == Event(name, name, call.hex, Outcome(Status.OK, payload, payload))
+
+    asyncio.run(there_and_back())
+
+
+async def test_only_a_queued_call_starts(store: Store) -> None:
+    assert await store.start("w1", "nobody") is None
+    await store.renew("w1", join=True)
+    for n, end in enumerate((store.cancel, None)):
+        await store.create(spec(f"c{n}"), JOB)
+        await store.claim("w1", LANE, 1)
+        if end is not None:
+            await end(f"c{n}")
+            assert await store.start("w1", f"c{n}") is None
+    assert await store.start("w1", "c1") is not None
+    await store.finish("w1", spec("c1"), OK)
+    assert await store.start("w1", "c1") is None
+    assert await store.claimed_by("w1") == []
+
+
+async def test_a_start_whose_reply_was_lost_can_be_repeated(store: Store) -> None:
+    """The client repeats a script by itself after a lost connection; the call may not hang."""
+    asked = await started(store, spec())
+    assert await store.start("w1", "c1") == (asked, 1)
+    assert await store.claimed_by("w1") == [("c1", LANE)]
+
+
+async def test_only_its_claimer_starts_a_call(store: Store) -> None:
+    """A worker that was given up runs nothing: nobody would notice its second death."""
+    await store.renew("w1", join=True)
+    await store.create(spec(), JOB)
+    await store.claim("w1", LANE, 1)
+    await store.release("w1", "c1", LANE)
+    await store.leave("w1")
+    assert await store.start("w1", "c1") is None
+    await store.renew("w2", join=True)
+    assert await store.claim("w2", LANE, 1) == ["c1"]
+    assert await store.start("w1", "c1") is None
+    assert await store.start("w2", "c1") is not None
+    assert await store.start("w1", "c1") is None
+
+
+# --- emit ----------------------------------------------------------------------------------------
+
+
+async def test_updates_are_in_order_and_each_counts_once(store: Store) -> None:
+    call = await started(store, spec())
+    for number, props in ((1, b"a"), (2, b"b"), (2, b"b"), (1, b"a"), (3, b"c")):
+        assert await store.emit("w1", call, number, props)
+    assert [entry.event.props for entry in await store.read("s1", None, 10)] == [b"a", b"b", b"c"]
+
+
+async def test_updates_of_what_is_not_ones_own_are_dropped(store: Store) -> None:
+    assert not await store.emit("w1", spec("unknown"), 1, b"x")
+    await store.create(spec("queued"), JOB)
+    assert not await store.emit("w1", spec("queued"), 1, b"x")
+    call = await started(store, spec())
+    assert not await store.emit("w2", call, 1, b"x")
+    await store.finish("w1", call, OK)
+    assert not await store.emit("w1", call, 1, b"x")
+    assert await outcomes(store) == [("c1", "ok")]
+    assert len(await store.read("s1", None, 10)) == 1
+
+
+async def test_a_mailbox_that_nobody_reads_is_bounded(make_store: StoreFactory) -> None:
+    store = make_store(max_mailbox_entries=10)
+    call = await started(store, spec())
+    for number in range(1, 11):
+        assert await store.emit("w1", call, number, b"x")
+    with pytest.raises(PayloadTooLarge, match="DASH_DISPATCH_MAX_MAILBOX_ENTRIES"):
+        await store.emit("w1", call, 11, b"x")
+    assert await store.finish("w1", call, OK), "an outcome always finds room"
+    assert await outcomes(store) == [("c1", "ok")]
+
+
+# --- finish, cancel, lose ------------------------------------------------------------------------
+
+ENDS = [OK, Outcome(Status.NO_UPDATE), failed(Status.FAILED, "E", "m"), Outcome(Status.CANCELLED)]
+
+
+@pytest.mark.parametrize("first", ENDS, ids=lambda outcome: str(outcome.status))
+async def test_the_first_outcome_wins(store: Store, first: Outcome) -> None:
+    call = await started(store, spec())
+    assert await store.finish("w1", call, first)
+    for late in ENDS:
+        assert not await store.finish("w1", call, late)
+    assert not await store.cancel("c1")
+    assert not await store.lose("c1", "w1")
+    assert await outcomes(store) == [("c1", str(first.status))]
+
+
+async def test_a_worker_ends_only_what_it_runs(store: Store) -> None:
+    call = await started(store, spec())
+    assert not await store.finish("w2", call, OK)
+    assert await outcomes(store) == []
+    await store.create(spec("c2"), JOB)
+    assert not await store.finish("w1", spec("c2"), OK), "not before it starts"
+    assert await store.finish("w1", call, OK)
+
+
+async def test_what_is_gone_is_expired(store: Store) -> None:
+    with pytest.raises(CallExpired) as caught:
+        await store.finish("w1", spec("unknown"), OK)
+    assert caught.value.call_id == "unknown"
+    assert not await store.cancel("unknown")
+    assert not await store.lose("unknown", "w1")
+    assert await store.read("s1", None, 10) == []
+
+
+async def test_an_ended_call_leaves_no_trace_of_its_request(
+    store: Store, raw: "redis.asyncio.Redis"
+) -> None:
+    call = await started(store, spec())
+    assert await store.active("s1") == [("c1", "page", "out.children")]
+    await store.finish("w1", call, OK)
+    record = await raw.hgetall(store.keys.call("c1"))
+    assert b"payload" not in record
+    assert b"snapshot" not in record
+    assert record[b"status"] == b"ok"
+    assert await store.active("s1") == []
+    assert await store.claimed_by("w1") == []
+
+
+async def test_cancel_a_queued_call(store: Store, raw: "redis.asyncio.Redis") -> None:
+    await store.create(spec(), JOB)
+    assert await store.cancel("c1")
+    assert not await store.cancel("c1")
+    await store.renew("w1", join=True)
+    assert await store.claim("w1", LANE, 1) == []
+    assert await outcomes(store) == [("c1", "cancelled")]
+    assert not await raw.exists(store.keys.arq_job("c1"), store.keys.arq_queue)
+
+
+async def test_cancel_a_claimed_call(store: Store) -> None:
+    await store.renew("w1", join=True)
+    await store.create(spec(), JOB)
+    await store.claim("w1", LANE, 1)
+    assert await store.cancel("c1")
+    assert await store.start("w1", "c1") is None
+    assert await store.release("w1", "c1", LANE) == "cancelled"
+    assert await store.claim("w1", LANE, 1) == []
+
+
+async def test_cancel_a_running_call_tells_its_worker(store: Store) -> None:
+    controls = store.controls()
+    heard: list[tuple[str | None, bytes]] = []
+
+    async def listen() -> None:
+        async for message in controls.listen():
+            heard.append(message)
+
+    task = asyncio.create_task(listen())
+    await controls.add("w1")
+    await eventually(lambda: heard, "the listener listens")
+    call = await started(store, spec())
+    assert await store.cancel("c1", Status.SUPERSEDED)
+    await eventually(lambda: ("w1", b"c1") in heard, "the worker is told")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await controls.close()
+    assert not await store.finish("w1", call, OK)
+    assert await outcomes(store) == [("c1", "superseded")]
+
+
+async def test_cancel_an_ended_call(store: Store) -> None:
+    await store.finish("w1", await started(store, spec()), OK)
+    assert not await store.cancel("c1")
+
+
+async def test_a_lost_call_says_so(store: Store) -> None:
+    call = await started(store, spec())
+    assert await store.lose("c1", "w1")
+    (entry,) = await store.read("s1", None, 10)
+    assert entry.event.outcome is not None
+    assert entry.event.outcome.status is Status.WORKER_LOST
+    assert entry.event.outcome.failure.worker == "w1"
+    assert not await store.finish("w1", call, OK), "it cannot overwrite that"
+
+
+async def test_a_late_sweeper_ends_nothing_of_another_worker(store: Store) -> None:
+    """Two sweepers may hold the same list: what one hands back, a living worker may run by now."""
+    await store.renew("w1", join=True)
+    await store.create(spec(), JOB)
+    await store.claim("w1", LANE, 1)
+    assert await store.release("w1", "c1", LANE) == "queued"
+    await store.renew("w2", join=True)
+    await store.claim("w2", LANE, 1)
+    await store.start("w2", "c1")
+    assert await store.release("w1", "c1", LANE) == "started"
+    assert not await store.lose("c1", "w1")
+    assert await store.finish("w2", spec(), OK)
+    assert await outcomes(store) == [("c1", "ok")]
+
+
+# --- release -------------------------------------------------------------------------------------
+
+
+async def test_a_released_call_is_the_next(store: Store, raw: "redis.asyncio.Redis") -> None:
+    await store.renew("w1", join=True)
+    for n in range(3):
+        await store.create(spec(f"c{n}"), JOB)
+        await asyncio.sleep(0.002)
+    assert await store.claim("w1", LANE, 1) == ["c0"]
+    assert await store.release("w1", "c0", LANE) == "queued"
+    assert await store.claimed_by("w1") == []
+    assert await store.claim("w1", LANE, 2) == ["c0", "c1"]
+    assert await raw.llen(store.keys.wake(LANE)) >= 1
+
+
+async def test_what_is_not_queued_is_not_released(store: Store) -> None:
+    assert await store.release("w1", "unknown", LANE) is None
+    call = await started(store, spec())
+    assert await store.release("w1", "c1", LANE) == "started"
+    assert await store.claim("w1", LANE, 1) == []
+    await store.finish("w1", call, OK)
+    assert await store.release("w1", "c1", LANE) == "ok"
+
+
+# --- waking --------------------------------------------------------------------------------------
+
+
+async def test_an_idle_worker_is_woken(store: Store) -> None:
+    waiting = asyncio.create_task(store.wait_for_work(["other:loop", LANE], 20))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await store.create(spec(), JOB)
+    async with asyncio.timeout(5):
+        await waiting
+
+
+async def test_waiting_ends_with_its_time(store: Store) -> None:
+    async with asyncio.timeout(5):
+        await store.wait_for_work([LANE], 0.1)
+
+
+async def test_a_nudge_wakes(store: Store) -> None:
+    await store.nudge([LANE])
+    async with asyncio.timeout(5):
+        await store.wait_for_work([LANE], 20)
+
+
+async def test_tokens_do_not_pile_up(store: Store, raw: "redis.asyncio.Redis") -> None:
+    await store.renew("w1", join=True)
+    for n in range(5):
+        await store.create(spec(f"c{n}"), JOB)
+    assert await raw.llen(store.keys.wake(LANE)) == 5
+    await store.claim("w1", LANE, 5)
+    assert not await raw.exists(store.keys.wake(LANE)), "nothing waits: nobody is to wake up"
+
+
+# --- leases and the sweeper ----------------------------------------------------------------------
+
+
+async def test_a_lease_is_renewed_until_it_is_given_up(store: Store) -> None:
+    assert not await store.renew("w1"), "never joined"
+    assert await store.renew("w1", join=True)
+    assert await store.renew("w1")
+    assert await store.live_workers() == 1
+    await store.leave("w1")
+    assert await store.live_workers() == 0
+    assert not await store.renew("w1"), "given up stays given up"
+    assert await store.renew("w1", join=True), "until it joins again"
+    assert await store.renew("w1")
+
+
+async def test_the_lease_is_a_share_of_the_promise(
+    store: Store, raw: "redis.asyncio.Redis"
+) -> None:
+    await store.renew("w1", join=True)
+    end_ms = await raw.zscore(store.keys.workers, "w1")
+    seconds, micros = await raw.time()
+    assert end_ms is not None
+    left_s = end_ms / 1000 - seconds - micros / 1e6
+    assert 5.0 < left_s <= 10 * LEASE_SHARE
+    assert LEASE_SHARE + 2 * BEAT_SHARE < 1
+
+
+async def test_one_sweeper_at_a_time_is_told(store: Store, raw: "redis.asyncio.Redis") -> None:
+    await store.renew("alive", join=True)
+    assert await store.lost_workers() == []
+    await end_lease(store, raw, "dead")
+    assert await store.lost_workers() == ["dead"]
+    assert await store.lost_workers() == [], "another one is told nothing"
+    await raw.delete(store.keys.sweeper)
+    assert await store.lost_workers() == ["dead"], "one that died half-way is followed by another"
+    await store.leave("dead")
+    await raw.delete(store.keys.sweeper)
+    assert await store.lost_workers() == []
+
+
+async def test_the_sweeper_settles_a_lost_workers_calls(
+    store: Store, make_settings: SettingsFactory, raw: "redis.asyncio.Redis"
+) -> None:
+    await store.renew("w1", join=True)
+    for name in ("running", "claimed", "ended", "gone"):
+        await store.create(spec(name), JOB)
+        assert await store.claim("w1", LANE, 1) == [name]
+    await store.start("w1", "running")
+    await store.start("w1", "ended")
+    await store.finish("w1", spec("ended"), OK)
+    await raw.delete(store.keys.call("gone"))
+    await end_lease(store, raw, "w1")
+
+    assert await Sweeper(store, make_settings()).sweep() == 2
+    assert await outcomes(store) == [("ended", "ok"), ("running", "worker_lost")]
+    assert await store.live_workers() == 0
+    assert await store.claimed_by("w1") == []
+    await store.renew("w2", join=True)
+    assert await store.claim("w2", LANE, 5) == ["claimed"]
+    assert await Sweeper(store, make_settings()).sweep() == 0
+
+
+async def test_the_sweeper_leaves_the_living_alone(
+    store: Store, make_settings: SettingsFactory
+) -> None:
+    await started(store, spec())
+    assert await Sweeper(store, make_settings()).sweep() == 0
+    assert await store.finish("w1", spec(), OK)
+
+
+async def test_a_sweeper_looks_by_itself(
+    make_store: StoreFactory, make_settings: SettingsFactory
+) -> None:
+    store = make_store(lease_s=1)
+    call = await started(store, spec())
+    sweeper = Sweeper(store, make_settings(lease_s=1))
+    sweeper.start()
+    try:
+        async with asyncio.timeout(3):
+            while not await outcomes(store):
+                await asyncio.sleep(0.02)
+    finally:
+        await sweeper.close()
+    assert await outcomes(store) == [("c1", "worker_lost")]
+    assert not await store.finish("w1", call, OK)
+
+
+# --- mailboxes -----------------------------------------------------------------------------------
+
+
+def event(n: int) -> Event:
+    return Event("page", "request", "call", props=b'{"n":%d}' % n)
+
+
+async def test_a_mailbox_is_read_in_order_from_a_cursor(store: Store) -> None:
+    for n in range(10):
+        await store.post("s1", event(n))
+    read = await store.read("s1", None, 4)
+    assert [entry.event for entry in read] == [event(n) for n in range(4)]
+    rest = await store.read("s1", read[-1].id, 100)
+    assert [entry.event for entry in rest] == [event(n) for n in range(4, 10)]
+    assert await store.read("s1", rest[-1].id, 100) == []
+    assert await store.read("s1", read[-1].id, 100) == rest, "as often as one likes"
+    assert await store.read("nobody", None, 100) == []
+
+
+async def test_what_was_confirmed_is_trimmed(store: Store) -> None:
+    for n in range(6):
+        await store.post("s1", event(n))
+    entries = await store.read("s1", None, 100)
+    await store.trim("s1", entries[2].id)
+    assert await store.read("s1", None, 100) == entries[3:]
+    await store.trim("s1", entries[2].id)
+    await store.trim("s1", "0-0")
+    assert await store.read("s1", None, 100) == entries[3:]
+    await store.trim("s1", entries[-1].id)
+    assert await store.read("s1", None, 100) == []
+    await store.post("s1", event(7))
+    assert len(await store.read("s1", entries[-1].id, 100)) == 1, "ids go on behind the cursor"
+
+
+async def test_a_posted_event_keeps_all_it_has(store: Store) -> None:
+    events = [
+        Event("p\u00e9", "r", "c", props=b"{}"),
+        Event("p", "r", "c", question=b'{"type":"get_props_request"}'),
+        Event("p", "r", "c", Outcome(Status.OK, b"body", b"response")),
+        Event("p", "r", "c", Outcome(Status.NO_UPDATE)),
+        Event("p", "r", "c", failed(Status.FAILED, "T", "m", call="c")),
+    ]
+    for one in events:
+        await store.post("s1", one)
+    assert [entry.event for entry in await store.read("s1", None, 10)] == events
+
+
+async def test_a_large_result_stands_aside(
+    make_store: StoreFactory, raw: "redis.asyncio.Redis"
+) -> None:
+    store = make_store(inline_result_bytes=100)
+    for name, size in (("small", 100), ("large", 101)):
+        call = await started(store, spec(name))
+        await store.finish("w1", call, Outcome(Status.OK, b"x" * size, b"headers"))
+    small, large = await store.read("s1", None, 10)
+    assert (small.aside, large.aside) == (False, True)
+    assert large.event.outcome == Outcome(Status.OK, b"x" * 101, b"headers")
+    assert not await raw.exists(store.keys.result("small"))
+    await store.trim("s1", large.id)
+    assert not await raw.exists(store.keys.result("large"))
+
+
+async def test_a_large_result_that_was_not_fetched_in_time(
+    make_store: StoreFactory, raw: "redis.asyncio.Redis"
+) -> None:
+    store = make_store(inline_result_bytes=10)
+    await store.finish("w1", await started(store, spec()), Outcome(Status.OK, b"x" * 20))
+    await raw.delete(store.keys.result("c1"))
+    ((_, read, _),) = await store.read("s1", None, 10)
+    assert (read.page, read.request, read.call) == ("page", "request c1", "c1")
+    assert read.outcome is not None
+    assert read.outcome.status is Status.EXPIRED
+    assert read.outcome.failure.type == "CallExpired"
+
+
+async def test_a_discarded_mailbox_is_gone(store: Store, raw: "redis.asyncio.Redis") -> None:
+    await store.create(spec(), JOB)
+    await store.post("s1", event(1))
+    await store.discard("s1")
+    assert not await raw.exists(store.keys.mailbox("s1"), store.keys.active("s1"))
+
+
+async def test_hints_say_whose_mailbox_has_something(store: Store) -> None:
+    hints = store.hints()
+    heard: list[str | None] = []
+
+    async def listen() -> None:
+        async for session, _ in hints.listen():
+            heard.append(session)
+
+    task = asyncio.create_task(listen())
+    await hints.add("s1")
+    await hints.add("s2")
+    await eventually(lambda: None in heard, "the listener listens")
+    await store.post("s1", event(1))
+    await store.post("s3", event(1))
+    call = await started(store, spec(session="s2"))
+    await store.emit("w1", call, 1, b"{}")
+    await store.finish("w1", call, OK)
+    await eventually(lambda: heard.count("s2") == 2, "hints of the second")
+    assert heard == [None, "s1", "s2", "s2"]
+    await hints.remove("s2")
+    await store.post("s2", event(1))
+    await store.post("s1", event(1))
+    await eventually(lambda: heard.count("s1") == 2, "hints of the first")
+    assert heard == [None, "s1", "s2", "s2", "s1"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await hints.close()
+
+
+# --- callbacks of both sides ---------------------------------------------------------------------
+
+
+async def test_what_each_side_knows(store: Store) -> None:
+    assert await store.known_callbacks("web") == set()
+    await store.publish_callbacks("web", ["a.children", "b.children"])
+    await store.publish_callbacks("worker", ["a.children"])
+    assert await store.known_callbacks("web") == {"a.children", "b.children"}
+    await store.publish_callbacks("web", [])
+    assert await store.known_callbacks("web") == set()
+    assert await store.known_callbacks("worker") == {"a.children"}
+
+
+# --- lifetimes -----------------------------------------------------------------------------------
+
+TIMELESS = {"waiting", "wake", "workers", "running", "arq", "swept"}
+"""Keys of the schema without an end of their own: they empty themselves, or are one for all."""
+
+
+async def everything(make_store: StoreFactory) -> Store:
+    """A store in which something of every kind has happened."""
+    store = make_store(inline_result_bytes=10)
+    await store.publish_callbacks("web", ["a"])
+    await store.publish_callbacks("worker", ["a"])
+    await store.lost_workers()
+    for name in ("waits", "claimed", "runs", "ended", "cancelled", "lost", "large"):
+        await store.create(spec(name, session=name), JOB)
+    await store.renew("w1", join=True)
+    for name in await store.claim("w1", LANE, 100):
+        if name in ("runs", "ended", "lost", "large"):
+            await store.start("w1", name)
+    await store.release("w1", "waits", LANE)
+    await store.emit("w1", spec("runs", session="runs"), 1, b"{}")
+    await store.finish("w1", spec("ended", session="ended"), OK)
+    await store.finish("w1", spec("large", session="large"), Outcome(Status.OK, b"x" * 20))
+    await store.lose("lost", "w1")
+    await store.cancel("cancelled")
+    await store.post("posted", event(1))
+    return store
+
+
+async def test_every_key_has_an_end_or_empties_itself(
+    make_store: StoreFactory, raw: "redis.asyncio.Redis", make_settings: SettingsFactory
+) -> None:
+    await everything(make_store)
+    namespace = make_settings().namespace
+    kinds: dict[str, set[int]] = {}
+    async for key in raw.scan_iter(f"{namespace}:*", count=1000):
+        kind = key.decode().split(":")[1]
+        kinds.setdefault(kind, set()).add(await raw.pttl(key))
+    for kind, ends in kinds.items():
+        if kind in TIMELESS:
+            assert ends == {-1}, kind
+        else:
+            assert all(end > 0 for end in ends), kind
+    schema = set(re.findall(r"^NS:(\w+)", str(Store.__init__.__globals__["__doc__"]), re.MULTILINE))
+    assert set(kinds) == schema - {"hint", "control"}, "as drawn in the store's docstring"
+
+
+async def test_how_long_things_are_kept(
+    make_store: StoreFactory, raw: "redis.asyncio.Redis"
+) -> None:
+    store = await everything(make_store)
+    expected_s = {
+        store.keys.call("waits"): 86_400,
+        store.keys.call("runs"): 86_400,
+        store.keys.arq_job("waits"): 86_400,
+        store.keys.call("ended"): 600,
+        store.keys.call("cancelled"): 600,
+        store.keys.result("large"): 600,
+        store.keys.mailbox("runs"): 3600,
+        store.keys.mailbox("ended"): 3600,
+        store.keys.mailbox("posted"): 3600,
+        store.keys.active("runs"): 86_400,
+        store.keys.callbacks("web"): 86_400,
+    }
+    for key, seconds in expected_s.items():
+        left_ms = await raw.pttl(key)
+        assert (seconds - 20) * 1000 < left_ms <= seconds * 1000, key
+
+
+async def test_what_empties_itself_is_empty_at_the_end(
+    store: Store, raw: "redis.asyncio.Redis"
+) -> None:
+    for n in range(4):
+        await store.create(spec(f"c{n}"), JOB)
+    await store.renew("w1", join=True)
+    for name in await store.claim("w1", LANE, 2):
+        await store.start("w1", name)
+        await store.finish("w1", spec(name), OK)
+    for n in range(4):
+        await store.cancel(f"c{n}")
+    await store.leave("w1")
+    left = [store.keys.waiting(LANE), store.keys.workers, store.keys.running("w1")]
+    assert await raw.exists(*left, store.keys.active("s1")) == 0
+
+
+async def test_two_namespaces_never_meet(make_store: StoreFactory) -> None:
+    one, other = make_store(namespace="one"), make_store(namespace="other")
+    await one.create(spec(), JOB)
+    await one.renew("w1", join=True)
+    await one.post("s2", event(1))
+    await one.publish_callbacks("web", ["a"])
+    assert not await other.cancel("c1")
+    assert await other.live_workers() == 0
+    assert await other.active("s1") == []
+    assert await other.read("s2", None, 10) == []
+    assert await other.known_callbacks("web") == set()
+    await other.renew("w2", join=True)
+    assert await other.claim("w2", LANE, 10) == []
+    assert (await other.create(spec(), JOB)).created, "the same id is another call there"
+    assert await other.claim("w2", LANE, 10) == ["c1"]
+    assert await other.start("w2", "c1") is not None
+    assert await other.finish("w2", spec(), OK)
+    assert await one.claim("w1", LANE, 10) == ["c1"]
+    assert await one.start("w1", "c1") is not None
+    assert await outcomes(one) == []
+    assert await one.finish("w1", spec(), OK)
+
+
+# --- any interleaving ----------------------------------------------------------------------------
+
+
+class Life(RuleBasedStateMachine):
+    """Calls, two workers and a sweeper, in any order that Hypothesis likes.
+
+    What holds throughout: a call is accepted once, runs at most once, has at most one outcome, and
+    the one it has is that of whoever was told that it was first.
+    """
+
+    settings: Settings
+    calls = Bundle("calls")
+    workers = st.sampled_from(["w1", "w2"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.store = Store(self.settings)
+        assert self.settings.redis_url is not None
+        self.raw = redis.Redis.from_url(self.settings.redis_url.get_secret_value())
+        self.session = f"s{self.raw.incr(f'{self.settings.namespace}:machines')}"
+        # Each machine has a lane, workers and calls of its own: what came before is not here.
+        self.lane = f"{self.session}:loop"
+        self.count = 0
+        self.won: dict[str, str] = {}
+        self.starts: dict[str, list[str]] = {}
+
+    def run(self, work: Any) -> Any:
+        return self.loop.run_until_complete(work)
+
+    def spec(self, call: str) -> CallSpec:
+        return spec(call, session=self.session, lane=self.lane)
+
+    def name(self, worker: str) -> str:
+        return f"{self.session}-{worker}"
+
+    def told_first(self, call: str, status: Status, first: bool) -> None:
+        if first:
+            assert call not in self.won, f"{call} ended twice"
+            self.won[call] = str(status)
+
+    @rule(target=calls)
+    def create(self) -> str:
+        self.count += 1
+        call = f"{self.session}c{self.count}"
+        assert self.run(self.store.create(self.spec(call), JOB)).created
+        return call
+
+    @rule(call=calls)
+    def create_again(self, call: str) -> None:
+        admission = self.run(self.store.create(self.spec(call), JOB))
+        assert not admission.created
+        assert admission.status in {"queued", "started", self.won.get(call)}
+
+    @rule(worker=workers)
+    def join(self, worker: str) -> None:
+        self.run(self.store.renew(self.name(worker), join=True))
+
+    @rule(worker=workers, count=st.integers(1, 3))
+    def claim(self, worker: str, count: int) -> None:
+        for call in self.run(self.store.claim(self.name(worker), self.lane, count)):
+            assert call not in self.won, "an ended call waits for nobody"
+
+    @rule(worker=workers, call=calls)
+    def start(self, worker: str, call: str) -> None:
+        found = self.run(self.store.start(self.name(worker), call))
+        if found is not None:
+            assert call not in self.won
+            assert found == (self.spec(call), 1)
+            self.starts.setdefault(call, []).append(worker)
+            assert set(self.starts[call]) == {worker}, "a call runs in one worker"
+
+    @rule(worker=workers, call=calls, status=st.sampled_from([Status.OK, Status.FAILED]))
+    def finish(self, worker: str, call: str, status: Status) -> None:
+        outcome = Outcome(status, b"{}")
+        first = self.run(self.store.finish(self.name(worker), self.spec(call), outcome))
+        assert not first or worker in self.starts.get(call, [])
+        self.told_first(call, status, first)
+
+    @rule(worker=workers, call=calls)
+    def emit(self, worker: str, call: str) -> None:
+        mine = self.run(self.store.emit(self.name(worker), self.spec(call), 1, b"{}"))
+        assert not mine or (call not in self.won and worker in self.starts[call])
+
+    @rule(call=calls)
+    def cancel(self, call: str) -> None:
+        self.told_first(call, Status.CANCELLED, self.run(self.store.cancel(call)))
+        assert call in self.won, "a cancelled call has ended, whoever was first"
+
+    @rule(worker=workers, call=calls)
+    def release(self, worker: str, call: str) -> None:
+        self.run(self.store.release(self.name(worker), call, self.lane))
+
+    @rule(worker=workers)
+    def die_and_be_swept(self, worker: str) -> None:
+        name = self.name(worker)
+        held = self.run(self.store.claimed_by(name))
+        self.raw.zadd(self.store.keys.workers, {name: 1})
+        self.raw.delete(self.store.keys.sweeper)
+        self.run(Sweeper(self.store, self.settings).sweep())
+        assert self.run(self.store.claimed_by(name)) == []
+        for call, _ in held:
+            if worker in self.starts.get(call, []):
+                self.won.setdefault(call, "worker_lost")
+
+    @rule(call=calls, worker=workers)
+    def a_late_sweeper(self, call: str, worker: str) -> None:
+        first = self.run(self.store.lose(call, self.name(worker)))
+        assert not first or worker in self.starts.get(call, [])
+        self.told_first(call, Status.WORKER_LOST, first)
+
+    @precondition(lambda self: self.count > 3)
+    @rule(call=consumes(calls))
+    def forget(self, call: str) -> None:
+        self.run(self.store.cancel(call))
+        self.won.setdefault(call, "cancelled")
+
+    @invariant()
+    def one_outcome_each(self) -> None:
+        entries: list[Entry] = self.run(self.store.read(self.session, None, 10_000))
+        ends = {}
+        for entry in entries:
+            if entry.event.outcome is not None:
+                assert entry.event.call not in ends, "two outcomes"
+                ends[entry.event.call] = str(entry.event.outcome.status)
+            else:
+                assert entry.event.call not in ends, "an update behind its outcome"
+        assert ends == self.won
+        active = {call.id for call in self.run(self.store.active(self.session))}
+        assert not active & set(ends)
+        assert len(active) + len(ends) == self.count, "no call is lost"
+
+    @invariant()
+    def nobody_hangs(self) -> None:
+        """A call that has not ended waits, or is in the hands of a worker."""
+        waiting = {member.decode() for member in self.raw.zrange(self.lane_key(), 0, -1)}
+        held: set[str] = set()
+        for worker in ("w1", "w2"):
+            held |= {call for call, _ in self.run(self.store.claimed_by(self.name(worker)))}
+        for call in self.run(self.store.active(self.session)):
+            assert call.id in waiting | held, f"{call.id} hangs"
+
+    def lane_key(self) -> str:
+        return self.store.keys.waiting(self.lane)
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.loop.close()
+        self.raw.close()
+
+
+@pytest.fixture
+def life(make_settings: SettingsFactory) -> Iterator[type[Life]]:
+    class Here(Life):
+        settings = make_settings()
+
+    yield Here
+
+
+def test_a_call_has_exactly_one_outcome_whatever_happens(life: type[Life]) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        life,
+        settings=hypothesis.settings(
+            max_examples=30,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        ),
+    )
+
+
+def test_the_store_needs_an_address(redis_server: RedisServer) -> None:
+    with pytest.raises(ValueError, match="redis_url"):
+        Store(Settings.read(redis_url=None))
+
+
+def test_entries_are_plain_values() -> None:
+    assert msgspec.to_builtins(Entry("1-0", event(1), False)._asdict())["id"] == "1-0"

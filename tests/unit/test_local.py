@@ -1,0 +1,282 @@
+"""Callbacks of the web process: threads, and the life of a call, over a connection that is here."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
+
+import orjson
+import pytest
+from dash import Input, Output, ctx, html, set_props
+from dash.exceptions import PreventUpdate
+
+from dash_dispatch import Dash, Settings, bridge
+from dash_dispatch.local import LocalCalls, Threads
+from dash_dispatch.outbox import Outbox
+from dash_dispatch.protocol import Event, RequestSnapshot, Status
+from dash_dispatch.store import Store
+from dash_dispatch.submit import Asked
+
+# Never connected to: all goes to a connection that is here.
+SETTINGS = Settings(redis_url="redis://localhost:1", secret_key="a secret for tests only")
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+
+class Collected:
+    """A connection (`outbox.Direct`) that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.new = asyncio.Event()
+
+    def send(self, event: Event) -> int:
+        self.events.append(event)
+        self.new.set()
+        return len(self.events)
+
+    async def outcome(self, request: str = "r") -> Event:
+        async with asyncio.timeout(10):
+            while True:
+                for event in self.events:
+                    if event.request == request and event.outcome is not None:
+                        return event
+                self.new.clear()
+                await self.new.wait()
+
+    async def question(self) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            while not any(event.question for event in self.events):
+                self.new.clear()
+                await self.new.wait()
+        found = orjson.loads(next(event.question for event in self.events if event.question))
+        assert isinstance(found, dict)
+        return found
+
+
+class Page:
+    """One page of one app, with its callbacks running in this process."""
+
+    def __init__(self, app: Dash) -> None:
+        self.app = app
+        self.connection = Collected()
+        self.store = Store(SETTINGS)
+        self.outbox = Outbox(self.store, "session")
+        self.outbox.connect(self.connection)
+        self.threads = Threads(2)
+        self.calls = LocalCalls(app, self.threads, "web")
+
+    def ask(self, name: str, value: Any = None, request: str = "r") -> None:
+        raw = orjson.dumps(
+            {
+                "output": f"{name}.children",
+                "outputs": {"id": name, "property": "children"},
+                "inputs": [{"id": "in", "property": "value", "value": value}],
+                "changedPropIds": ["in.value"],
+            }
+        )
+        asked = Asked(self.app, raw, 10_000)
+        self.calls.run(asked, RequestSnapshot(), self.outbox, "page", request)
+
+    async def result(self, name: str, value: Any = None) -> Any:
+        self.ask(name, value)
+        outcome = (await self.connection.outcome()).outcome
+        assert outcome is not None
+        assert outcome.status is Status.OK
+        return orjson.loads(outcome.body)["response"][name]["children"]
+
+
+runs: list[Any] = []
+
+
+@pytest.fixture(scope="module")
+def app() -> Dash:
+    made = Dash("local", dispatch_settings=SETTINGS)
+    made.layout = html.Div()
+
+    def local(function: Any) -> Any:
+        return made.callback(
+            Output(function.__name__, "children"), Input("in", "value"), websocket=True
+        )(function)
+
+    @local
+    def plain(value: Any) -> Any:
+        runs.append(value)
+        return threading.current_thread().name
+
+    @local
+    async def coroutine(value: Any) -> Any:
+        await asyncio.sleep(0)
+        return threading.current_thread().name
+
+    @local
+    def prevents(value: Any) -> Any:
+        raise PreventUpdate
+
+    @local
+    def fails(value: Any) -> Any:
+        raise ValueError("why")
+
+    @local
+    async def sys_exits(value: Any) -> Any:
+        raise SystemExit(3)
+
+    @local
+    def steps(value: Any) -> Any:
+        for step in range(value):
+            set_props("bar", {"value": step})
+        return "stepped"
+
+    @local
+    async def sleeps(value: Any) -> Any:
+        await asyncio.sleep(60)
+
+    @local
+    async def asks(value: Any) -> Any:
+        return await ctx.websocket.get_prop("other", "value", timeout=value)
+
+    bridge.ready(made)
+    return made
+
+
+@pytest.fixture
+async def page(app: Dash) -> AsyncIterator[Page]:
+    runs.clear()
+    made = Page(app)
+    yield made
+    await made.calls.close()
+    made.threads.close()
+    await made.store.close()
+
+
+# --- threads -------------------------------------------------------------------------------------
+
+
+async def test_threads_are_bounded() -> None:
+    threads, lock = Threads(2), threading.Lock()
+    running, most = 0, 0
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+
+    await asyncio.gather(*(threads.wrap(work)() for _ in range(8)))
+    threads.close()
+    assert most == 2
+
+
+async def test_context_variables_reach_a_thread() -> None:
+    threads = Threads(1)
+    variable.set("set")
+    assert await threads.wrap(variable.get)() == "set"
+    threads.close()
+
+
+async def test_an_error_leaves_a_thread() -> None:
+    threads = Threads(1)
+    with pytest.raises(ZeroDivisionError):
+        await threads.wrap(lambda: 1 // 0)()
+    threads.close()
+
+
+async def test_threads_come_back_after_their_end() -> None:
+    threads = Threads(1)
+    threads.close()
+    assert await threads.wrap(lambda value: value)(3) == 3
+    threads.close()
+    assert await threads.wrap(lambda value: value)(4) == 4
+    threads.close()
+
+
+# --- a call --------------------------------------------------------------------------------------
+
+
+async def test_where_callbacks_run(page: Page) -> None:
+    assert str(await page.result("plain")).startswith("dash-dispatch")
+
+
+async def test_a_coroutine_runs_on_the_loop(page: Page) -> None:
+    assert await page.result("coroutine") == threading.current_thread().name
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "kind"),
+    [
+        ("prevents", Status.NO_UPDATE, None),
+        ("fails", Status.FAILED, "ValueError"),
+        ("sys_exits", Status.FAILED, "SystemExit"),
+    ],
+)
+async def test_how_a_call_ends(page: Page, name: str, status: Status, kind: str | None) -> None:
+    page.ask(name)
+    outcome = (await page.connection.outcome()).outcome
+    assert outcome is not None
+    assert outcome.status is status
+    if kind is not None:
+        assert outcome.failure.type == kind
+
+
+async def test_updates_come_before_the_outcome_and_in_order(page: Page) -> None:
+    assert await page.result("steps", 200) == "stepped"
+    values = [orjson.loads(e.props)["props"]["value"] for e in page.connection.events[:-1]]
+    assert values == list(range(200))
+
+
+async def test_a_request_sent_again_runs_once(page: Page) -> None:
+    for _ in range(3):
+        page.ask("plain", "once")
+    await page.connection.outcome()
+    page.ask("plain", "once")
+    await asyncio.sleep(0.05)
+    assert runs == ["once"]
+    page.ask("plain", "again", request="another")
+    await page.connection.outcome("another")
+    assert runs == ["once", "again"]
+
+
+@pytest.mark.parametrize("how", ["cancel", "leave"])
+async def test_a_call_that_nobody_wants_ends(page: Page, how: str) -> None:
+    page.ask("sleeps")
+    await asyncio.sleep(0)
+    if how == "cancel":
+        page.calls.cancel("page", "unknown")
+        page.calls.leave("another page")
+        page.calls.cancel("page", "r")
+    else:
+        page.calls.leave("page")
+    outcome = (await page.connection.outcome()).outcome
+    assert outcome is not None
+    assert outcome.status is Status.CANCELLED
+
+
+async def test_a_callback_asks_its_page(page: Page) -> None:
+    page.ask("asks", 10)
+    question = await page.connection.question()
+    assert question["payload"] == {"componentId": "other", "properties": ["value"]}
+    page.calls.answer("not a question", {"value": "wrong"})
+    page.calls.answer(question["requestId"], {"value": "the answer"})
+    outcome = (await page.connection.outcome()).outcome
+    assert outcome is not None
+    assert orjson.loads(outcome.body)["response"]["asks"]["children"] == "the answer"
+
+
+async def test_a_page_that_does_not_answer(page: Page) -> None:
+    page.ask("asks", 0.05)
+    outcome = (await page.connection.outcome()).outcome
+    assert outcome is not None
+    assert outcome.failure.type == "TimeoutError"
+
+
+async def test_a_page_that_leaves_before_it_answers(page: Page) -> None:
+    page.ask("asks", 10)
+    await page.connection.question()
+    page.calls.leave("page")
+    outcome = (await page.connection.outcome()).outcome
+    assert outcome is not None
+    assert outcome.status in (Status.CANCELLED, Status.NO_UPDATE)

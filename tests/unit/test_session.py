@@ -1,0 +1,68 @@
+"""Session handles: nobody can guess, forge or keep one for ever."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dash_dispatch.session import TOKEN_AGE_S, Signer
+
+SECRET = "a secret for tests only"
+
+
+@pytest.fixture
+def signer() -> Signer:
+    return Signer(SECRET, "app")
+
+
+def test_a_handle_names_its_session(signer: Signer) -> None:
+    session = signer.new()
+    assert signer.verify(signer.sign(session)) == session
+    assert Signer(SECRET, "app").verify(signer.sign(session)) == session, "on every replica"
+
+
+def test_sessions_are_not_guessed(signer: Signer) -> None:
+    sessions = {signer.new() for _ in range(100)}
+    assert len(sessions) == 100
+    assert all(len(session) >= 22 for session in sessions), "128 bits and more"
+
+
+@pytest.mark.parametrize("other", [Signer("another secret, longer", "app"), Signer(SECRET, "two")])
+def test_a_handle_of_another_app_is_refused(signer: Signer, other: Signer) -> None:
+    assert signer.verify(other.sign("session")) is None
+
+
+def test_a_handle_is_not_kept_for_ever(
+    signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, now = signer.sign("session"), time.time()
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: now + TOKEN_AGE_S - 5)
+    assert signer.verify(token) == "session"
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: now + TOKEN_AGE_S + 5)
+    assert signer.verify(token) is None
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.integers(0, 200), st.characters(codec="ascii"))
+def test_a_garbled_handle_is_refused(place: int, character: str) -> None:
+    signer = Signer(SECRET, "app")
+    token = signer.sign("session")
+    place %= len(token)
+    garbled = token[:place] + character + token[place + 1 :]
+    found = signer.verify(garbled)
+    # The last character of a signature has bits to spare.
+    assert found is None or garbled == token or (found == "session" and place == len(token) - 1)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.text(max_size=40))
+def test_whatever_comes_is_no_handle(token: str) -> None:
+    assert Signer(SECRET, "app").verify(token) is None
+
+
+def test_only_a_name_is_a_session() -> None:
+    from itsdangerous import URLSafeTimedSerializer
+
+    forged = URLSafeTimedSerializer(SECRET, salt="app.session").dumps({"session": "x"})
+    assert Signer(SECRET, "app").verify(forged) is None
