@@ -181,6 +181,11 @@ class CallSocket:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return self._frames is None or self._frames.closed.done()
+
     def close(self) -> None:
         """Close the connection; pending calls fail."""
         if self._frames is not None:
@@ -193,7 +198,7 @@ class CallSocket:
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._frames is not None
-        if self._frames.closed.done():
+        if self.closed:
             raise ConnectionError(self._frames.closed.result())
         self._frames.send(orjson.dumps(message))
 
@@ -268,7 +273,7 @@ class DispatchSocket(CallSocket):
             self._timer.cancel()
             self._timer = None
         self._unacked = 0
-        if self._frames is not None and not self._frames.closed.done():
+        if not self.closed:
             self._send({"type": "ack", "cursor": self._cursor, "direct": self._direct})
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ from typing import Any, Final, Protocol, TypeVar, cast
 import dash
 import msgspec
 import orjson
-from dash import _callback, _get_app, _pages
+from dash import _callback, _get_app, _pages, _validate
+from dash._grouping import flatten_grouping
 from dash._utils import AttributeDict, coerce_to_list, inputs_to_dict, to_json
 from dash.backends._quart import QuartDashServer
 from dash.backends.base_server import ResponseAdapter
@@ -60,7 +61,7 @@ class DashBase(dash.Dash):
 
     def _setup_server(self) -> None:
         _join_cancels(self)
-        super()._setup_server()
+        super()._setup_server()  # type: ignore[no-untyped-call]
 
     def register_with_dash(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Dash's own ``callback``, past the subclass' override."""
@@ -244,6 +245,23 @@ def offloaded_of(app: Any) -> dict[str, Any]:
 def is_async(entry: Mapping[str, Any]) -> bool:
     """Whether the callback is an ``async def``."""
     return inspect.iscoroutinefunction(entry["callback"])
+
+
+def outputs_match(entry: Mapping[str, Any], outputs: Any) -> bool:
+    """Whether a request names the outputs that the callback has.
+
+    Dash's own check, which otherwise comes when the callback runs, and as an error of the server.
+    """
+    declared = entry["output"]
+    if entry["no_output"]:
+        return True
+    if not isinstance(declared, dash.Output):
+        declared = flatten_grouping(declared)
+    try:
+        _validate.validate_output_spec(declared, outputs, dash.Output)
+    except Exception:  # noqa: BLE001 - whatever an odd request brings up: it is refused
+        return False
+    return True
 
 
 def may_use_websocket(app: Any, entry: Mapping[str, Any]) -> bool:

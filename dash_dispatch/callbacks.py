@@ -39,7 +39,7 @@ class Offload:
     executor: Literal["auto", "thread", "process"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.queue, str) or not _QUEUE.match(self.queue):
+        if not _is_name(self.queue):
             raise ConfigError(
                 f"Offload(queue={self.queue!r}): takes a name of letters, digits, '_', '.' and '-'"
             )
@@ -51,6 +51,10 @@ class Offload:
             raise ConfigError(
                 f"Offload(executor={self.executor!r}): takes one of {', '.join(_EXECUTORS)}"
             )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and _QUEUE.match(value) is not None
 
 
 def _is_duration(value: object) -> bool:

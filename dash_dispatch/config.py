@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         """The Redis URL without its password, for messages."""
         if self.redis_url is None:
             return "(none)"
-        # Not by `urlsplit`: a password that should have been percent-encoded ends, for it, too early.
+        # Not by `urlsplit`: a password that was not percent-encoded ends, for it, too early.
         url = _PASSWORD_ARGUMENT.sub(r"\1***", self.redis_url.get_secret_value())
         scheme, _, rest = url.partition("://")
         login, at, place = rest.rpartition("@")

@@ -45,6 +45,20 @@ class ClaimingRedis(ArqRedis):
     """The pool that arq's worker asks for due jobs: answers with ids that are claimed already."""
 
     claims: "Claims | None" = None
+    patience: store.Patience
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """arq's single commands, its health check among them."""
+        run = super().execute_command
+        return await self.patience(lambda: run(*args, **options))  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:
+        """arq's transactions."""
+        pipeline = store.PatientPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
+        pipeline.patience = self.patience
+        return pipeline
 
     async def close(self, close_connection_pool: bool | None = None) -> None:
         """Called by arq's worker at its end, by the name that redis-py has given up."""
@@ -207,6 +221,7 @@ class Engine:
         self._handle_signals = handle_signals
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self.redis: ClaimingRedis = store.connect(settings, client=ClaimingRedis)
+        self.redis.patience = store.Patience()
         self.redis.job_serializer = orjson.dumps
         self.redis.job_deserializer = orjson.loads
         self._tasks: list[asyncio.Task[None]] = []
@@ -350,8 +365,7 @@ class Engine:
         Asked twice, end now.
         """
         if self._stopping:
-            if self._main is not None:
-                self._main.cancel()
+            self._end()
             return
         self._stopping = True
         logger.info("worker %s stops: %d calls to finish", self.id, len(self._execution.running))
@@ -362,6 +376,10 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace_s):
                 await self._claims.drained.wait()
+        self._end()
+
+    def _end(self) -> None:
+        self.redis.patience.ended = True
         if self._main is not None:
             self._main.cancel()
 

@@ -71,6 +71,9 @@ class Stream:
 
     def set_prop_sync(self, component_id: str, prop_name: str, value: Any) -> None:
         """Send an update; a thread (not the loop) waits while the queue is full."""
+        if self._stopped:
+            # A thread may outlive its call, and then the loop.
+            return
         props = bridge.encode_props(component_id, prop_name, value)
         try:
             on_loop = asyncio.get_running_loop() is self._loop

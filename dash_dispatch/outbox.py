@@ -11,6 +11,8 @@ import logging
 from collections import deque
 from typing import Protocol
 
+import msgspec
+
 from dash_dispatch import tasks
 from dash_dispatch.errors import StoreError, StoreUnavailable
 from dash_dispatch.protocol import Event
@@ -29,6 +31,10 @@ the log says so: Redis has been away for longer than any buffer can bridge."""
 
 class Direct(Protocol):
     """A live connection."""
+
+    @property
+    def name(self) -> str:
+        """By which the browser knows it later."""
 
     def send(self, event: Event) -> int:
         """Queue an event; returns its number on this connection."""
@@ -54,14 +60,14 @@ class Outbox:
     def connect(self, direct: Direct) -> None:
         """A websocket has come; it takes the place of an earlier one."""
         if self._direct is not None:
-            self._spill()
+            self._spill(self._direct)
         self._direct = direct
 
     def disconnect(self, direct: Direct) -> None:
         """That websocket has gone: what it did not confirm goes by mail."""
         if self._direct is direct:
             self._direct = None
-            self._spill()
+            self._spill(direct)
 
     def confirm(self, direct: Direct, number: int) -> None:
         """The browser has the direct events up to this one."""
@@ -82,9 +88,10 @@ class Outbox:
         else:
             self._unconfirmed.append((self._direct.send(event), event))
 
-    def _spill(self) -> None:
-        for _, event in self._unconfirmed:
-            self._post(event)
+    def _spill(self, direct: Direct) -> None:
+        # The browser may have them all the same: it tells by the number.
+        for number, event in self._unconfirmed:
+            self._post(msgspec.structs.replace(event, direct=f"{direct.name}:{number}"))
         self._unconfirmed.clear()
 
     def _post(self, event: Event) -> None:
@@ -116,8 +123,8 @@ class Outbox:
 
     async def close(self, timeout_s: float) -> None:
         """Send what is left, as far as Redis takes it within the time."""
-        self._direct = None
-        self._spill()
+        if self._direct is not None:
+            self.disconnect(self._direct)
         if self._posting is not None and not self._posting.done():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):

@@ -70,11 +70,19 @@ class Worker:
             target=child.main, args=(theirs, app_spec), name="dash-dispatch-call", daemon=True
         )
         # The first start brings up the fork server, which imports the app: not on the loop.
+        launching = asyncio.ensure_future(asyncio.to_thread(process.start))
         try:
-            await asyncio.to_thread(process.start)
+            await asyncio.shield(launching)
         except (EOFError, OSError) as error:
             ours.close()
             raise PoolBroken(f"the process that starts others ended: {error}") from error
+        except asyncio.CancelledError:
+            # A thread cannot be stopped half-way. It takes milliseconds.
+            ours.close()
+            with contextlib.suppress(EOFError, OSError):
+                await launching
+                process.kill()
+            raise
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**20)
@@ -85,6 +93,9 @@ class Worker:
         except (TimeoutError, ProcessDied) as error:
             await worker.kill()
             raise PoolBroken(f"a process for callbacks did not start: {error}") from error
+        except asyncio.CancelledError:
+            await worker.kill()
+            raise
         if kind != child.READY:
             await worker.kill()
             raise PoolBroken(body.decode())
@@ -150,9 +161,10 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the process has not ended."""
+        if self._died.is_set() or self._reader.at_eof() or self._reader.exception() is not None:
+            return False
         # The loop may not have come round to hearing of it.
-        ended = multiprocessing.connection.wait([self._process.sentinel], 0)
-        return not (self._died.is_set() or ended)
+        return not multiprocessing.connection.wait([self._process.sentinel], 0)
 
     async def kill(self) -> None:
         """End the process and all its children, now."""

@@ -239,6 +239,8 @@ class Event(msgspec.Struct, frozen=True):
         outcome: Set on a call's last event.
         props: JSON text of ``{"componentId": …, "props": …}``: a ``set_props``.
         question: A ``get_props_request``, as it goes to the page.
+        direct: Set when it was sent directly before it went by mail: ``connection:number``, by
+            which the browser knows whether it has it.
     """
 
     page: str
@@ -247,6 +249,7 @@ class Event(msgspec.Struct, frozen=True):
     outcome: Outcome | None = None
     props: bytes = b""
     question: bytes = b""
+    direct: str = ""
 
 
 # --- web -> worker ------------------------------------------------------------------------------
@@ -319,11 +322,10 @@ def encode_frame(pairs: Iterable[tuple[Mark, bytes]]) -> bytes:
     return b"[" + b",".join(b"[%b,%b]" % (orjson.dumps(m), text) for m, text in pairs) + b"]"
 
 
-def welcome(token: str, *, resumed: bool) -> bytes:
-    """Answer to `Hello`."""
-    return orjson.dumps(
-        {"type": "welcome", "version": VERSION, "session": token, "resumed": resumed}
-    )
+def welcome(token: str, *, resumed: bool, connection: str = "") -> bytes:
+    """Answer to `Hello`. The connection's name is what ``Event.direct`` refers to."""
+    message = {"type": "welcome", "version": VERSION, "session": token, "resumed": resumed}
+    return orjson.dumps(message | ({"connection": connection} if connection else {}))
 
 
 def reset(reason: str) -> bytes:
@@ -334,9 +336,14 @@ def reset(reason: str) -> bytes:
 PONG: Final = b'{"type":"pong"}'
 
 
-def set_props(page: str, props: bytes) -> bytes:
+def set_props(page: str, props: bytes, direct: str = "") -> bytes:
     """A component update, from its JSON text."""
-    return b'{"type":"set_props","rendererId":%b,"payload":%b}' % (orjson.dumps(page), props)
+    mark = b',"direct":%b' % orjson.dumps(direct) if direct else b""
+    return b'{"type":"set_props","rendererId":%b,"payload":%b%b}' % (
+        orjson.dumps(page),
+        props,
+        mark,
+    )
 
 
 def get_props_request(page: str, request: str, component: str, prop: str) -> bytes:
@@ -376,7 +383,7 @@ def message_of(event: Event, *, debug: bool) -> bytes:
     """An event as Dash's renderer takes it."""
     if event.outcome is not None:
         return callback_response(event.page, event.request, event.outcome, debug=debug)
-    return event.question or set_props(event.page, event.props)
+    return event.question or set_props(event.page, event.props, event.direct)
 
 
 def describe(failure: Failure, *, debug: bool) -> str:

@@ -46,7 +46,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 import redis as sync_redis
 import redis.exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
@@ -714,6 +714,56 @@ def connect(
     return client.from_pool(pool)
 
 
+class Patience:
+    """Whether commands of arq's own loop wait for a Redis that is away.
+
+    An error in one of them would end the loop, and all calls that this worker runs with it.
+    """
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    async def __call__(self, command: Callable[[], Awaitable[R]]) -> R:
+        """Run a command, again and again while Redis is away, until the patience is ended."""
+        while True:
+            try:
+                return await command()
+            except (*_TRANSIENT, redis_errors.WatchError) as error:
+                if self.ended:
+                    raise
+                logger.warning("! the worker waits for Redis (%s)", error)
+                await asyncio.sleep(PATIENCE_PAUSE_S)
+
+
+PATIENCE_PAUSE_S = 0.5
+
+
+class PatientPipeline(Pipeline):
+    """A transaction of arq's. A lost WATCH harms nobody: no other worker starts what we claimed."""
+
+    patience: Patience
+
+    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        """While watching."""
+        watching = self.watching
+        run = super().immediate_execute_command
+        result = await self.patience(lambda: run(*args, **options))  # type: ignore[no-untyped-call]
+        self.watching = self.watching or watching
+        return result
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """All that was collected."""
+        stack, transaction = list(self.command_stack), self.explicit_transaction
+        run = super().execute
+
+        async def once() -> list[Any]:
+            # An attempt that fails forgets them.
+            self.command_stack, self.explicit_transaction = list(stack), transaction
+            return await run(raise_on_error)
+
+        return await self.patience(once)
+
+
 def _lua(name: str) -> str:
     return resources.files("dash_dispatch").joinpath("lua", f"{name}.lua").read_text("utf-8")
 
@@ -755,7 +805,8 @@ def _spec_from(call: str, fields: Mapping[bytes, bytes]) -> CallSpec:
 def _event_fields(event: Event, *, aside: bool = False) -> dict[str, Any]:
     fields: dict[str, Any] = {"p": event.page, "r": event.request, "c": event.call}
     if event.outcome is None:
-        return fields | ({"q": event.question} if event.question else {"d": event.props})
+        fields |= {"q": event.question} if event.question else {"d": event.props}
+        return fields | ({"n": event.direct} if event.direct else {})
     fields |= {"s": str(event.outcome.status)}
     fields |= {"a": 1} if aside else {"b": event.outcome.body}
     return fields | ({"h": event.outcome.response} if event.outcome.response else {})
@@ -765,6 +816,13 @@ def _event_from(fields: Mapping[bytes, bytes], body: bytes) -> Event:
     page, request, call = (fields[name].decode() for name in (b"p", b"r", b"c"))
     if b"s" not in fields:
         question = fields.get(b"q", b"")
-        return Event(page, request, call, props=fields.get(b"d", b""), question=question)
+        return Event(
+            page,
+            request,
+            call,
+            props=fields.get(b"d", b""),
+            question=question,
+            direct=fields.get(b"n", b"").decode(),
+        )
     outcome = Outcome(Status(fields[b"s"].decode()), body, fields.get(b"h", b""))
     return Event(page, request, call, outcome)

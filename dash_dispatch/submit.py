@@ -84,6 +84,8 @@ def _check_shape(body: CallbackBody, entry: dict[str, Any]) -> None:
         for item in given:
             if not _is_dependency(item):
                 raise BadRequest(f"not a component's property among the {what}")
+    if not bridge.outputs_match(entry, body.outputs):
+        raise BadRequest(f"the outputs are not those of the callback {body.output!r}")
 
 
 def _is_dependency(item: object) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections import deque
 from typing import Any
 
@@ -50,6 +51,7 @@ class Connection:
     """
 
     def __init__(self, *, debug: bool) -> None:
+        self.name = secrets.token_hex(6)
         self._debug = debug
         self._queue: deque[tuple[Mark, bytes]] = deque()
         self._numbers = 0
@@ -131,13 +133,17 @@ async def _greet(app: Any, services: Services) -> tuple[str, Hello, Connection]:
         check_version(hello.version)
         if hello.session is None:
             session_id = signer.new()
-            connection.control(welcome(signer.sign(session_id), resumed=False))
+            _welcome(connection, signer.sign(session_id), resumed=False)
             return session_id, Hello(hello.version), connection
         if (known := signer.verify(hello.session)) is not None:
-            connection.control(welcome(signer.sign(known), resumed=True))
+            _welcome(connection, signer.sign(known), resumed=True)
             return known, hello, connection
         await websocket.send(_text([(None, reset("the session is not valid any more"))]))
     raise DecodeError("the session is not valid")
+
+
+def _welcome(connection: Connection, token: str, *, resumed: bool) -> None:
+    connection.control(welcome(token, resumed=resumed, connection=connection.name))
 
 
 async def _exchange(

@@ -10,7 +10,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -162,7 +162,7 @@ class Client(ABC):
     async def cut(self) -> None:
         """Lose the connection without a word."""
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Self:
         await self.connect()
         return self
 

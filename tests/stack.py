@@ -127,8 +127,8 @@ class RedisServer:
             return bool(self.client().ping())
         return False
 
-    def client(self) -> "redis.Redis":
-        """A client of the test's own."""
+    def client(self) -> Any:
+        """A ``redis.Redis`` of the test's own. (Its types are those of both its kinds at once.)"""
         return redis.Redis(port=self.port, socket_timeout=5)
 
     def end(self) -> None:

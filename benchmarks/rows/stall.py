@@ -22,7 +22,7 @@ SPIN_S = 0.0015
 
 @dataclass(frozen=True)
 class Settings:
-    """Lengths of the windows. A busy one ends when all that it started has been answered."""
+    """Lengths of the windows. After each, all that it has started is waited for."""
 
     rounds: int
     window_s: float
@@ -45,16 +45,40 @@ class Contestant:
     """One server, its idle and its busy figures."""
 
     def __init__(
-        self, name: str, stack: Stack, http: Http, socket: CallSocket, slow: dict[str, int]
+        self,
+        name: str,
+        stack: Stack,
+        http: Http,
+        protocol: type[CallSocket],
+        slow: dict[str, int],
     ) -> None:
         self.idle = Measure(f"{name}, idle", "ms")
         self.busy = Measure(f"{name}, busy", "ms")
         self.late = Measure(f"{name}: sent later than due", "ms")
-        self._meters = {id(m): Meter(stack.procs) for m in (self.idle, self.busy)}
-        self._http = http
-        self._socket = socket
-        self._slow = slow
         self.slow_calls = 0
+        self.lost = 0
+        self._meters = {id(m): Meter(stack.procs) for m in (self.idle, self.busy)}
+        self._address = stack.address
+        self._http = http
+        self._protocol = protocol
+        self._socket: CallSocket | None = None
+        self._connecting = asyncio.Lock()
+        self._slow = slow
+
+    async def __aenter__(self) -> "Contestant":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+    async def _connected(self) -> CallSocket:
+        async with self._connecting:
+            if self._socket is None or self._socket.closed:
+                socket = self._protocol()
+                await socket.open(self._address)
+                self._socket = socket
+        return self._socket
 
     async def warm_up(self, calls: int) -> None:
         for _ in range(calls):
@@ -64,27 +88,33 @@ class Contestant:
         """An idle window, then a busy one."""
         self.late.rounds.append([])
         async with asyncio.timeout(settings.limit_s):
-            await self._window(self.idle, settings)
+            await self._window(self.idle, settings, asyncio.Event())
         ends = asyncio.Event()
         async with asyncio.timeout(settings.limit_s), asyncio.TaskGroup() as group:
             for call in self._slow_ones(settings):
                 group.create_task(self._again(call, ends))
-            await self._window(self.busy, settings)
-            ends.set()
+            await self._window(self.busy, settings, ends)
 
     def _slow_ones(self, settings: Settings) -> list[Callable[[], Awaitable[None]]]:
         found = [lambda: self._http.call("slow-plain", next_value())] * settings.plain
         for output, count in self._slow.items():
-            found += [lambda output=output: self._socket.call(output, next_value())] * count
+            found += [lambda output=output: self._over_websocket(output)] * count
         return found
+
+    async def _over_websocket(self, output: str) -> None:
+        await (await self._connected()).call(output, next_value())
 
     async def _again(self, call: Callable[[], Awaitable[None]], ends: asyncio.Event) -> None:
         while not ends.is_set():
-            await call()
-            self.slow_calls += 1
+            try:
+                await call()
+                self.slow_calls += 1
+            except ConnectionError:
+                # A browser would connect again, and so do we; the result is gone.
+                self.lost += 1
 
-    async def _window(self, measure: Measure, settings: Settings) -> None:
-        """Send at a fixed rate; return when all is answered."""
+    async def _window(self, measure: Measure, settings: Settings, ends: asyncio.Event) -> None:
+        """Send at a fixed rate, say when that ``ends``, and return when all is answered."""
         count = round(settings.window_s / settings.every_s)
         meter = self._meters[id(measure)]
         with meter.running():
@@ -95,6 +125,7 @@ class Contestant:
                 await _until(due)
                 self.late.rounds[-1].append((time.perf_counter() - due) * 1000)
                 tasks.append(asyncio.create_task(self._fast(due)))
+            ends.set()
             measure.rounds.append(list(await asyncio.gather(*tasks)))
         meter.note(measure)
 
@@ -136,7 +167,10 @@ def run(bench: Bench) -> Result:
         f"Busy: {settings.plain} plain def callbacks over HTTP and 20 more over the websocket, of"
         f" {settings.slow_s:g} s each, always that many in flight while the window is open;"
         " dash_dispatch offloads the 20, stock Dash awaits them.",
-        *(f"{name}: {one.slow_calls} slow calls answered" for name, one in contestants.items()),
+        *(
+            f"{name}: {one.slow_calls} slow calls answered, {one.lost} lost with their connection"
+            for name, one in contestants.items()
+        ),
     ]
     return Result("stall", TITLE, asdict(settings), measures, ratios, notes)
 
@@ -145,19 +179,16 @@ async def _measure(settings: Settings, ours: Stack, quart: Stack | None) -> dict
     async with AsyncExitStack() as stack:
 
         async def enter(
-            name: str, one: Stack, socket: CallSocket, slow: dict[str, int]
+            name: str, one: Stack, protocol: type[CallSocket], slow: dict[str, int]
         ) -> Contestant:
-            await socket.open(one.address)
-            stack.callback(socket.close)
             http = await stack.enter_async_context(Http(one.address))
-            return Contestant(name, one, http, socket, slow)
+            contestant = Contestant(name, one, http, protocol, slow)
+            return await stack.enter_async_context(contestant)
 
-        found = {
-            "dash_dispatch": await enter("dash_dispatch", ours, DispatchSocket(), OURS),
-        }
+        found = {"dash_dispatch": await enter("dash_dispatch", ours, DispatchSocket, OURS)}
         if quart is not None:
             name = "stock Dash on Quart"
-            found[name] = await enter(name, quart, StockSocket(), STOCK)
+            found[name] = await enter(name, quart, StockSocket, STOCK)
         for one in found.values():
             await one.warm_up(settings.warm_up)
         for _ in range(settings.rounds):

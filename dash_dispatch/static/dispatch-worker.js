@@ -58,6 +58,9 @@
     // `bye` costs the server some work, a lost `props` one timeout of one get_prop; no answer is lost.
     const OUTBOX_MOST = 1000;
 
+    // Of older ones nothing can be on its way any more.
+    const CONNECTIONS_REMEMBERED = 64;
+
     const CLOSE_NORMAL = 1000;
     const CLOSE_TOO_BIG = 1009;
     const CLOSE_REFUSED = new Set([4001, 4003]);
@@ -115,6 +118,8 @@
         cursor = null;
         /** Counts sessions. A token will not do: the server renews it within one session. */
         epoch = 0;
+        /** Connection → its last direct message. What went with a connection comes again by mail. */
+        #directs = new Map();
 
         hello() {
             return {type: 'hello', version: WIRE_VERSION, session: this.token, cursor: this.cursor};
@@ -142,6 +147,23 @@
             this.cursor = entry;
             return true;
         }
+
+        /** False for a direct message that has been seen. */
+        takeDirect(connection, number) {
+            const last = this.#directs.get(connection) ?? 0;
+            this.#directs.delete(connection);
+            this.#directs.set(connection, Math.max(last, number));
+            if (this.#directs.size > CONNECTIONS_REMEMBERED) {
+                this.#directs.delete(this.#directs.keys().next().value);
+            }
+            return number > last;
+        }
+
+        /** False for mail that this browser had received before it was mailed. */
+        isNews({direct}) {
+            const [connection, number] = (direct ?? '').split(':');
+            return !direct || this.takeDirect(connection, Number(number));
+        }
     }
 
     /**
@@ -163,6 +185,7 @@
         #heardAt = 0;
         #pingedAt = null;
         #direct = 0;
+        #name = uniqueName('connection');
         #unacked = 0;
 
         constructor(url, session, owner) {
@@ -238,19 +261,18 @@
             }
             if (mark === null) {
                 this.#control(message);
-            } else if (this.#isNew(mark)) {
+            } else if (this.#isNew(mark, message)) {
                 this.#owner.received(message);
             }
         }
 
-        #isNew(mark) {
+        #isNew(mark, message) {
             this.#ackSoon();
             if (typeof mark === 'string') {
-                return this.#session.take(mark);
+                return this.#session.take(mark) && this.#session.isNews(message);
             }
-            const isNew = mark > this.#direct;
             this.#direct = Math.max(mark, this.#direct);
-            return isNew;
+            return this.#session.takeDirect(this.#name, mark);
         }
 
         #control(message) {
@@ -268,6 +290,7 @@
                 return;
             }
             this.#session.welcomed(message);
+            this.#name = message.connection ?? this.#name;
             clearTimeout(this.#openTimer);
             this.#upAt = this.#upAt || now();
             this.up = true;
@@ -588,7 +611,11 @@
                     if (mark === null && message.type === 'reset') {
                         throw new Failure('invalid', message.reason);
                     }
-                    if (typeof mark === 'string' && this.#session.take(mark)) {
+                    if (
+                        typeof mark === 'string' &&
+                        this.#session.take(mark) &&
+                        this.#session.isNews(message)
+                    ) {
                         this.#owner.received(message);
                     }
                 }

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,10 +32,18 @@ async def name_the_request():
     who.set("this request")
 
 
-def hold(tag):
-    with open(f"{tag}.started", "a") as file:
+def note(tag, what):
+    with open(f"{tag}.{what}", "a") as file:
         file.write(f"{os.getpid()}\n")
-    while not Path(f"{tag}.go").exists():
+
+
+def released(tag):
+    return Path(f"{tag}.go").exists()
+
+
+def hold(tag):
+    note(tag, "started")
+    while not released(tag):
         time.sleep(0.01)
 
 
@@ -113,12 +122,12 @@ def held(tag):
 
 @app.callback(Output("held-async", "children"), asked, offload=True)
 async def held_async(tag):
-    Path(f"{tag}.started").touch()
+    note(tag, "started")
     try:
-        while not Path(f"{tag}.go").exists():
+        while not released(tag):
             await asyncio.sleep(0.01)
     except asyncio.CancelledError:
-        Path(f"{tag}.cancelled").touch()
+        note(tag, "cancelled")
         raise
     return tag
 
@@ -126,7 +135,7 @@ async def held_async(tag):
 @app.callback(Output("noisy", "children"), asked, offload=True)
 def noisy(value):
     for _ in range(100):
-        print("x" * 10_000)
+        sys.stdout.write("x" * 10_000)
     return "printed"
 
 

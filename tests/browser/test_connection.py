@@ -14,6 +14,7 @@ from tests.stack import Proc, wait_for
 
 pytestmark = pytest.mark.browser
 
+MANY = 20
 STREAMS = ["stream-def", "stream-async", "stream-web"]
 
 
@@ -63,15 +64,15 @@ class TestACutConnection:
         tab.travels_by(transport)
 
     def test_while_the_answer_comes(self, tab: Tab, gates: Gates, proxy: Proxy) -> None:
-        tab.watch(*(f"many-{number}" for number in range(20)))
+        tab.watch(*(f"many-{number}" for number in range(MANY)))
         tab.click("many")
-        gates.logged("many", tab.tag, count=20)
+        gates.logged("many", tab.tag, count=MANY)
         gates.open(f"{tab.tag}-many")
         cut_and_wait(proxy, 2)
-        for number in range(20):
+        for number in range(MANY):
             tab.shows(f"many-{number}", f"{tab.tag} {number}")
             assert tab.seen(f"many-{number}") == [f"{tab.tag} {number}"]
-        assert len(gates.log("many", tab.tag)) == 20
+        assert len(gates.log("many", tab.tag)) == MANY
 
     def test_leaves_running_as_it_was(self, tab: Tab, gates: Gates, proxy: Proxy) -> None:
         tab.watch("task-def-state")
@@ -112,3 +113,19 @@ class TestAKilledWebProcess:
             tab.shows(f"{kind}-result", f"{tab.tag} all")
             check_order(tab, kind)
         assert len(gates.log("stream", tab.tag)) == len(kinds)
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_with_calls_on_their_way(
+        self, victim: Proc, tab: Tab, gates: Gates, proxy: Proxy, site: Site, number: int
+    ) -> None:
+        tab.click("many")
+        os.killpg(victim.pid, number)
+        proxy.target = site.port
+        gates.logged("many", tab.tag, count=MANY)
+
+        gates.open(f"{tab.tag}-many")
+        for slow in range(MANY):
+            tab.shows(f"many-{slow}", f"{tab.tag} {slow}")
+        tab.has_title("A page")
+        assert len(gates.log("many", tab.tag)) == MANY
+        victim.process.wait(30)

@@ -1,6 +1,5 @@
 """Real processes that are killed, stopped and restarted while calls run. Nothing is lost."""
 
-import os
 import re
 import signal
 import time
@@ -35,7 +34,8 @@ def noted(stack: Stack, tag: str, what: str) -> list[int]:
 
 async def notes(stack: Stack, tag: str, what: str = "started") -> int:
     """Wait until it has happened; where."""
-    return (await eventually(lambda: noted(stack, tag, what), f"{tag} {what}"))[0]
+    found: list[int] = await eventually(lambda: noted(stack, tag, what), f"{tag} {what}")
+    return found[0]
 
 
 def go(stack: Stack, *tags: str) -> None:
@@ -55,7 +55,7 @@ def _serves(address: str) -> bool:
 
 
 def without_server_noise(log: str) -> str:
-    """A web process' log without what asyncio of Python 3.11 says of Hypercorn's cancelled tasks."""
+    """A web's log without what asyncio of Python 3.11 says of Hypercorn's cancelled tasks."""
     return "".join(
         part for part in re.split(r"(?m)^(?=Exception in callback|\[20)", log)
         if not part.startswith("Exception in callback StreamReaderProtocol")
@@ -531,4 +531,3 @@ async def test_the_processes_start_without_redis(
         own_redis.start()
         stack.worker()
         assert written(await post(plain, "echo.children", 2)) == 2
-    assert os.path.exists(stack.webs[0].log_path)

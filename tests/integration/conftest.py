@@ -49,7 +49,7 @@ def store(make_store: StoreFactory) -> Store:
 
 
 @pytest.fixture
-async def raw(redis_server: RedisServer) -> AsyncIterator["redis.asyncio.Redis"]:
-    """A client of the test's own, to see what is really there."""
+async def raw(redis_server: RedisServer) -> AsyncIterator[Any]:
+    """A client of the test's own, to see what is really there. (Its types fit no `await`.)"""
     async with redis.asyncio.Redis.from_url(redis_server.url) as client:
         yield client

@@ -22,7 +22,7 @@ from dash_dispatch.protocol import CallSpec, Outcome, RequestSnapshot, Status
 from tests.stack import eventually, wait_for
 
 ROOT = Path(__file__).parents[2]
-APP = '''
+APP = """
 import ctypes, os, signal, subprocess, sys, threading, time
 from dash import Input, Output, html, no_update, set_props
 from dash_dispatch import Dash, Settings
@@ -96,7 +96,7 @@ def large(value):
 def leaves_a_thread(value):
     threading.Thread(target=time.sleep, args=(30,)).start()
     return "left"
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,8 @@ async def test_a_call_runs_elsewhere(pool: ProcessPool) -> None:
 
 async def test_calls_run_beside_each_other(pool: ProcessPool) -> None:
     before = time.monotonic()
-    await asyncio.gather(*(result(pool, "sleeps", 0.5) for _ in range(2)))
-    assert time.monotonic() - before < 0.95
+    await asyncio.gather(*(result(pool, "sleeps", 1) for _ in range(2)))
+    assert time.monotonic() - before < 1.9
 
 
 async def test_more_calls_than_processes_wait_for_one(pool: ProcessPool) -> None:
@@ -288,7 +288,7 @@ async def test_the_pool_survives_the_death_of_idle_processes(pool: ProcessPool) 
         pids |= {pid for pid in found if isinstance(pid, int)}
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    await eventually(lambda: not any(map(alive, pids)), "they have ended")
+    await eventually(lambda: not any(map(psutil.pid_exists, pids)), "they have ended")
     assert await result(pool, "echo", "no call was lost") == "no call was lost"
     fresh = {await result(pool, "pid") for _ in range(4)}
     assert not fresh & pids

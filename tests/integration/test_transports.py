@@ -1,18 +1,20 @@
 """The two transports, as a browser's script uses them: same sessions, same order, nothing twice."""
 
 import asyncio
+import base64
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-import redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dash_dispatch.protocol import call_id
+from dash_dispatch.session import Signer
 from tests.client import (
     Client,
     LongPollClient,
@@ -24,7 +26,7 @@ from tests.client import (
     written,
 )
 from tests.conftest import StackFactory
-from tests.stack import SECRET, Stack, eventually
+from tests.stack import SECRET, Stack, body, eventually
 
 MakeClient = Callable[..., Client]
 
@@ -45,7 +47,7 @@ class Site(NamedTuple):
         return noted(self.stack.folder, tag, what)
 
     @property
-    def redis(self) -> "redis.Redis":
+    def redis(self) -> Any:
         return self.stack.redis.client()
 
     def key(self, name: str) -> str:
@@ -64,8 +66,6 @@ def session_of(client: Client) -> str:
 
 
 def _unpad(text: str) -> bytes:
-    import base64
-
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
@@ -142,8 +142,6 @@ async def test_a_token_that_is_not_ours_is_refused_on_long_poll(site: Site, toke
 
 def make_token(kind: str) -> str:
     """``forged``: our id under a wrong signature; ``foreign``: that of an app beside ours."""
-    from dash_dispatch.session import Signer
-
     if kind == "forged":
         return f"{Signer(SECRET, 'x').sign('a')[:-1]}A"
     return Signer(SECRET, "another").sign("someone") if kind == "foreign" else kind
@@ -227,7 +225,8 @@ async def test_malformed_messages_are_refused(site: Site, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "0", "-", "a-b", "٣-٣", "99999999999999999999-1", "1-18446744073709551615", "0-0"]
+    "cursor",
+    ["", "0", "-", "a-b", "٣-٣", "99999999999999999999-1", "1-18446744073709551615", "0-0"],
 )
 async def test_a_hostile_cursor_harms_nobody(
     site: Site, make_client: MakeClient, cursor: str
@@ -434,7 +433,7 @@ async def test_a_cancelled_call_that_waits_never_runs(
         for number in range(4):  # all processes of both workers
             await client.call(f"busy {number}", "held.children", f"{tag}b{number}")
         for number in range(4):
-            await eventually(lambda n=number: site.pids(f"{tag}b{n}", "started"), "all are busy")
+            await eventually(partial(site.pids, f"{tag}b{number}", "started"), "all are busy")
         await client.call("waits", "held.children", tag)
         await client.cancel("waits")
         assert (await client.outcome("waits"))["status"] == "prevent_update"
@@ -620,8 +619,6 @@ async def test_a_confirmed_direct_answer_does_not_come_again(site: Site) -> None
 
 
 def message(request: str, client: Client, output: str, value: object) -> Message:
-    from tests.stack import body
-
     payload = body(output, {"in.data": value})
     return {"type": "call", "page": client.page, "request": request, "payload": payload}
 

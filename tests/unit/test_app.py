@@ -36,7 +36,7 @@ def client(app: Dash) -> Client:
 async def page(app: Dash, path: str = "/") -> str:
     response = await client(app).get(path)
     assert response.status_code == 200
-    return (await response.get_data()).decode()
+    return await response.get_data(as_text=True)
 
 
 # --- the constructor -----------------------------------------------------------------------------
@@ -173,7 +173,7 @@ async def test_with_an_index_string() -> None:
 @pytest.mark.parametrize("place", ["{config}{scripts}{renderer}", "{scripts}{config}{renderer}"])
 async def test_with_an_interpolated_index(place: str) -> None:
     class Mine(Dash):
-        def interpolate_index(self, **kwargs: Any) -> str:
+        def interpolate_index(self, *_: Any, **kwargs: Any) -> str:
             template = f"<html><body>mine {{app_entry}}{place}</body></html>"
             return template.format(**kwargs)
 

@@ -130,7 +130,7 @@ def test_offload_and_background_exclude_each_other(app: Dash) -> None:
      [Input("c", "n_clicks"), "x"]],
 )  # fmt: skip
 def test_what_cancels_is_an_input(app: Dash, cancel: Any) -> None:
-    with pytest.raises(ConfigError, match="cancel=.*dash.Input"):
+    with pytest.raises(ConfigError, match=r"cancel=.*dash\.Input"):
         app.callback(Output("a", "children"), Input("b", "value"), offload=True, cancel=cancel)
 
 

@@ -78,6 +78,7 @@ def test_a_call_error_carries_the_call() -> None:
 
 # --- errors of the client ------------------------------------------------------------------------
 
+
 def client_errors() -> list[type[Exception]]:
     return [
         value

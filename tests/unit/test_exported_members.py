@@ -57,9 +57,7 @@ def test_type_checkers_are_told_that_there_are_types() -> None:
 
 def test_the_web_side_loads_nothing_of_the_worker_side() -> None:
     script = (
-        "import sys, dash_dispatch\n"
-        "from dash_dispatch import Dash\n"
-        "print(*sorted(sys.modules))\n"
+        "import sys, dash_dispatch\nfrom dash_dispatch import Dash\nprint(*sorted(sys.modules))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=50

@@ -168,6 +168,15 @@ def test_a_callback_request_of_dash() -> None:
             welcome("tok", resumed=False),
             b'{"type":"welcome","version":1,"session":"tok","resumed":false}',
         ),
+        (
+            welcome("tok", resumed=True, connection="c1"),
+            b'{"type":"welcome","version":1,"session":"tok","resumed":true,"connection":"c1"}',
+        ),
+        (
+            set_props("p", b'{"componentId":"c","props":{"value":1}}', "c1:7"),
+            b'{"type":"set_props","rendererId":"p",'
+            b'"payload":{"componentId":"c","props":{"value":1}},"direct":"c1:7"}',
+        ),
         (reset("because"), b'{"type":"reset","reason":"because"}'),
         (PONG, b'{"type":"pong"}'),
         (

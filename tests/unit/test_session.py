@@ -33,9 +33,7 @@ def test_a_handle_of_another_app_is_refused(signer: Signer, other: Signer) -> No
     assert signer.verify(other.sign("session")) is None
 
 
-def test_a_handle_is_not_kept_for_ever(
-    signer: Signer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_handle_is_not_kept_for_ever(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     token, now = signer.sign("session"), time.time()
     monkeypatch.setattr("itsdangerous.timed.time.time", lambda: now + TOKEN_AGE_S - 5)
     assert signer.verify(token) == "session"

@@ -19,6 +19,8 @@ def paged(value):
     return f"{os.getpid()} {value}"
 
 
-@callback(Output("paged-thread", "children"), Input("in", "data"), offload=Offload(executor="thread"))
+@callback(
+    Output("paged-thread", "children"), Input("in", "data"), offload=Offload(executor="thread")
+)
 def paged_thread(value):
     return f"{os.getpid()} {value}"
