@@ -160,6 +160,7 @@ class LocalCalls:
         # By session as well: page and request are words of the browser, and may be anybody's.
         self._running: dict[tuple[str, str], LocalCall] = {}
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._closing = False
 
     def run(
         self, asked: Asked, snapshot: RequestSnapshot, outbox: Outbox, page: str, request: str
@@ -185,8 +186,9 @@ class LocalCalls:
             self._ended[call.session, call.id] = None
             if len(self._ended) > REMEMBERED_CALLS:
                 self._ended.popitem(last=False)
-            # Behind the updates of a thread, which come through the loop.
-            asyncio.get_running_loop().call_soon(call.finish, outcome)
+            if not (self._closing and outcome.status is Status.CANCELLED):
+                # Behind the updates of a thread, which come through the loop.
+                asyncio.get_running_loop().call_soon(call.finish, outcome)
 
     async def _outcome(self, call: LocalCall, asked: Asked, snapshot: RequestSnapshot) -> Outcome:
         try:
@@ -219,7 +221,8 @@ class LocalCalls:
                 call.leave()
 
     async def close(self) -> None:
-        """End all."""
+        """End all. Those that run are not answered: the browser asks another web process."""
+        self._closing = True
         tasks = [call.task for call in self._running.values() if call.task is not None]
         for call in list(self._running.values()):
             call.leave()

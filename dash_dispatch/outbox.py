@@ -78,12 +78,10 @@ class Outbox:
 
     def put(self, event: Event) -> None:
         """Send an event. Never blocks; called on the event loop."""
-        by_mail = (
-            self._direct is None
-            or event.call in self._mailed_calls
-            or len(self._unconfirmed) >= MAX_UNCONFIRMED
-        )
-        if by_mail or self._direct is None:
+        if self._direct is not None and len(self._unconfirmed) >= MAX_UNCONFIRMED:
+            # They go first: were the connection to break later, they would come behind this one.
+            self._spill(self._direct)
+        if self._direct is None or event.call in self._mailed_calls:
             self._post(event)
         else:
             self._unconfirmed.append((self._direct.send(event), event))

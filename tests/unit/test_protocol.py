@@ -165,8 +165,8 @@ def test_a_callback_request_of_dash() -> None:
     ("message", "wire"),
     [
         (
-            welcome("tok", resumed=False),
-            b'{"type":"welcome","version":1,"session":"tok","resumed":false}',
+            welcome("tok", resumed=False, connection="c0"),
+            b'{"type":"welcome","version":1,"session":"tok","resumed":false,"connection":"c0"}',
         ),
         (
             welcome("tok", resumed=True, connection="c1"),
@@ -183,6 +183,10 @@ def test_a_callback_request_of_dash() -> None:
             set_props("p", b'{"componentId":"c","props":{"value":1}}'),
             b'{"type":"set_props","rendererId":"p",'
             b'"payload":{"componentId":"c","props":{"value":1}}}',
+        ),
+        (
+            set_props("p", b"{}", "c0:7"),
+            b'{"type":"set_props","rendererId":"p","payload":{},"direct":"c0:7"}',
         ),
         (
             get_props_request("p", "q", "c", "value"),
