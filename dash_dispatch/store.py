@@ -22,15 +22,14 @@ NS:sweeper                 string  lock: one process at a time looks for lost wo
 NS:swept                   hash    when somebody last looked, and until when nobody is given up
 NS:callbacks:{side}        set     offloaded callbacks that web and worker know, to tell when
                                    they run different code
+NS:health:{host}           string  arq's note that this host's worker lives; some seconds
 NS:hint:{session}          pubsub  the mailbox has something new
 NS:control:{worker}        pubsub  ids of calls that this worker should stop
-NS:arq                     zset    arq's queue
-arq:job:{id} …             –       arq's own job record, lock and retry counter
 =========================  ======  ==============================================================
 
 A change of state is one Lua script, in its own file under ``lua/``, that checks what it changes.
 The names of keys reach it through ``KEYS``. Scripts take keys of one call and its session, so a
-Redis Cluster would need arq's keys in the same slot: a single Redis (with replicas) is supported.
+Redis Cluster would need the lanes in the same slot: a single Redis (with replicas) is supported.
 
 Every error of the client is mapped to `StoreError` or `StoreUnavailable`.
 """
@@ -46,7 +45,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 import redis as sync_redis
 import redis.exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import Pipeline, PubSub
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
@@ -65,6 +64,9 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+REDIS_ERRORS = (redis_errors.RedisError, OSError)
+"""What the client may raise, for those who pass its errors on."""
 
 _TRANSIENT = (
     redis_errors.ConnectionError,
@@ -162,7 +164,6 @@ class _Keys:
         self.workers = f"{namespace}:workers"
         self.sweeper = f"{namespace}:sweeper"
         self.swept = f"{namespace}:swept"
-        self.arq_queue = f"{namespace}:arq"
 
     def call(self, call: str) -> str:
         return f"{self._ns}:call:{call}"
@@ -193,19 +194,6 @@ class _Keys:
 
     def control(self, worker: str) -> str:
         return f"{self._ns}:control:{worker}"
-
-    @staticmethod
-    def arq_job(call: str) -> str:
-        return f"arq:job:{call}"
-
-    @staticmethod
-    def arq_in_progress(call: str) -> str:
-        return f"arq:in-progress:{call}"
-
-
-def arq_queue(settings: Settings) -> str:
-    """The name of arq's queue."""
-    return _Keys(settings.namespace).arq_queue
 
 
 def _ms(seconds: float) -> int:
@@ -261,12 +249,11 @@ class Store:
     # --- a call's life: web side ---------------------------------------------------------------
 
     @_translated
-    async def create(self, spec: CallSpec, arq_job: bytes) -> Admission:
+    async def create(self, spec: CallSpec) -> Admission:
         """Accept a call, once: the same id again changes nothing.
 
         Args:
             spec: The call.
-            arq_job: arq's job record, ready to be stored.
 
         Raises:
             QueueFull: ``max_queue`` calls wait in its lane already.
@@ -279,14 +266,11 @@ class Store:
                 keys.waiting(spec.lane),
                 keys.wake(spec.lane),
                 keys.active(spec.session),
-                keys.arq_job(spec.id),
-                keys.arq_queue,
             ],
             [
                 spec.id,
                 self._settings.max_queue,
                 _ms(self._settings.call_ttl_s),
-                arq_job,
                 f"{spec.page}\0{spec.output}",
                 *_pairs(_spec_fields(spec)),
             ],
@@ -336,7 +320,7 @@ class Store:
             return False
         session, page, request, lane = (value.decode() if value else "" for value in found)
         event = Event(page, request, call, outcome)
-        result, runner = await self._finish(call, session, lane, worker, event, clean=True)
+        result, runner = await self._finish(call, session, lane, worker, event)
         if result != b"ok":
             return False
         if runner:
@@ -429,13 +413,13 @@ class Store:
             CallExpired: The call's keys are already gone.
         """
         event = Event(spec.page, spec.request, spec.id, outcome)
-        result, _ = await self._finish(spec.id, spec.session, spec.lane, worker, event, clean=False)
+        result, _ = await self._finish(spec.id, spec.session, spec.lane, worker, event)
         if result == b"expired":
             raise CallExpired(spec.id, "the call's record is gone")
         return bool(result == b"ok")
 
     async def _finish(
-        self, call: str, session: str, lane: str, worker: str, event: Event, *, clean: bool
+        self, call: str, session: str, lane: str, worker: str, event: Event
     ) -> tuple[bytes, bytes]:
         keys, settings = self.keys, self._settings
         assert event.outcome is not None
@@ -454,9 +438,6 @@ class Store:
                 keys.active(session),
                 keys.waiting(lane),
                 keys.running(worker),
-                keys.arq_job(call),
-                keys.arq_queue,
-                keys.arq_in_progress(call),
             ],
             [
                 call,
@@ -465,7 +446,6 @@ class Store:
                 _ms(settings.result_ttl_s),
                 _ms(settings.session_ttl_s),
                 keys.hint(session),
-                "1" if clean else "0",
                 *_pairs(fields),
             ],
         )
@@ -507,11 +487,20 @@ class Store:
                 self.keys.waiting(lane),
                 self.keys.wake(lane),
                 self.keys.running(worker),
-                self.keys.arq_in_progress(call),
             ],
             [call, worker if started else ""],
         )
         return status.decode() if status else None
+
+    @_translated
+    async def ended(self, calls: Iterable[str]) -> list[str]:
+        """Those of a worker's running calls that have their outcome already."""
+        names = list(calls)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for call in names:
+                pipe.hget(self.keys.call(call), "status")
+            found = await pipe.execute()
+        return [call for call, status in zip(names, found, strict=True) if status != b"started"]
 
     @_translated
     async def leave(self, worker: str) -> None:
@@ -642,7 +631,8 @@ class Channels:
 
     def __init__(self, settings: Settings, key: Callable[[str], str]) -> None:
         self._key = key
-        self._redis = connect(settings, socket_timeout_s=None)
+        # Not mended by the client: it would say nothing, and nobody would look for what was missed.
+        self._redis = connect(settings, socket_timeout_s=None, retries=0)
         self._pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
         # Without any subscription the client would refuse to listen.
         self._idle = key("-")
@@ -686,7 +676,11 @@ class Channels:
 
 
 def connect(
-    settings: Settings, *, socket_timeout_s: float | None = 10.0, client: type[Any] = Redis
+    settings: Settings,
+    *,
+    socket_timeout_s: float | None = 10.0,
+    client: type[Any] = Redis,
+    retries: int = 6,
 ) -> Any:
     """A client with a bounded pool that reconnects by itself.
 
@@ -694,10 +688,11 @@ def connect(
         settings: ``redis_url`` must be set.
         socket_timeout_s: Time limit of one command; None for blocking commands.
         client: ``Redis`` or a subclass that is constructed alike.
+        retries: How often a command is tried again after a lost connection.
     """
     assert settings.redis_url is not None
     url = settings.redis_url.get_secret_value()
-    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries=6)
+    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries=retries)
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=64,
@@ -712,56 +707,6 @@ def connect(
     )
     # The client's own from here on: it closes the pool's connections when it is closed.
     return client.from_pool(pool)
-
-
-class Patience:
-    """Whether commands of arq's own loop wait for a Redis that is away.
-
-    An error in one of them would end the loop, and all calls that this worker runs with it.
-    """
-
-    def __init__(self) -> None:
-        self.ended = False
-
-    async def __call__(self, command: Callable[[], Awaitable[R]]) -> R:
-        """Run a command, again and again while Redis is away, until the patience is ended."""
-        while True:
-            try:
-                return await command()
-            except (*_TRANSIENT, redis_errors.WatchError) as error:
-                if self.ended:
-                    raise
-                logger.warning("! the worker waits for Redis (%s)", error)
-                await asyncio.sleep(PATIENCE_PAUSE_S)
-
-
-PATIENCE_PAUSE_S = 0.5
-
-
-class PatientPipeline(Pipeline):
-    """A transaction of arq's. A lost WATCH harms nobody: no other worker starts what we claimed."""
-
-    patience: Patience
-
-    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
-        """While watching."""
-        watching = self.watching
-        run = super().immediate_execute_command
-        result = await self.patience(lambda: run(*args, **options))  # type: ignore[no-untyped-call]
-        self.watching = self.watching or watching
-        return result
-
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """All that was collected."""
-        stack, transaction = list(self.command_stack), self.explicit_transaction
-        run = super().execute
-
-        async def once() -> list[Any]:
-            # An attempt that fails forgets them.
-            self.command_stack, self.explicit_transaction = list(stack), transaction
-            return await run(raise_on_error)
-
-        return await self.patience(once)
 
 
 def _lua(name: str) -> str:

@@ -1,11 +1,9 @@
 """Admission: from a renderer's request to an accepted call, or a clear refusal."""
 
 import logging
-import time
 from typing import Any
 
 import msgspec
-import orjson
 
 from dash_dispatch import bridge
 from dash_dispatch.callbacks import Offloaded
@@ -138,14 +136,7 @@ class Submitter:
             snapshot=msgspec.json.encode(snapshot),
             stream=stream,
         )
-        admission = await self._store.create(spec, _arq_job(spec.id))
+        admission = await self._store.create(spec)
         if admission.created:
             logger.debug("→ %s accepted for %s", spec.id, spec.lane, extra={"call_id": spec.id})
         return spec, admission
-
-
-def _arq_job(call: str) -> bytes:
-    """arq's own record of a job, in JSON: nothing that could be executed lies in Redis."""
-    return orjson.dumps(
-        {"t": None, "f": "run_call", "a": [call], "k": {}, "et": int(time.time() * 1000)}
-    )

@@ -26,7 +26,7 @@ from dash_dispatch.protocol import (
     reset,
     welcome,
 )
-from dash_dispatch.relay import MailboxReader, is_cursor
+from dash_dispatch.relay import FALLBACK_S, MailboxReader, is_cursor
 from dash_dispatch.runtime import Runtime, Services
 from dash_dispatch.session import Session
 
@@ -217,7 +217,11 @@ async def _send(connection: Connection, reader: MailboxReader, *, debug: bool) -
         for frame in _frames(pairs):
             await websocket.send(frame)
         if not pairs and not reader.has_news:
-            await connection.wake.wait()
+            try:
+                async with asyncio.timeout(FALLBACK_S):
+                    await connection.wake.wait()
+            except TimeoutError:
+                reader.wake()
 
 
 def _frames(pairs: list[tuple[Mark, bytes]]) -> list[str]:

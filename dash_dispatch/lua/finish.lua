@@ -1,10 +1,9 @@
 -- Record how a call ended, once: the first outcome wins. A worker may end only what it runs;
 -- an empty worker stands for those who may end any call (cancel, the sweeper).
 --
--- KEYS: 1 call  2 mailbox  3 active  4 waiting  5 worker's calls  6 arq job  7 arq queue
---       8 arq in-progress
+-- KEYS: 1 call  2 mailbox  3 active  4 waiting  5 worker's calls
 -- ARGV: 1 id  2 worker or ''  3 status  4 record ttl ms  5 mailbox ttl ms  6 hint channel
---       7 '1' to remove arq's records too  8.. entry fields, values
+--       7.. entry fields, values
 -- Returns: 'ok' | 'late' | 'expired', and the worker that was running it
 local call = redis.call('HMGET', KEYS[1], 'status', 'worker')
 redis.call('SREM', KEYS[5], ARGV[1])
@@ -13,7 +12,7 @@ if call[1] ~= 'queued' and call[1] ~= 'started' then return {'late', ''} end
 if ARGV[2] ~= '' and (call[1] ~= 'started' or call[2] ~= ARGV[2]) then return {'late', ''} end
 
 local entry = {}
-for i = 8, #ARGV do entry[#entry + 1] = ARGV[i] end
+for i = 7, #ARGV do entry[#entry + 1] = ARGV[i] end
 redis.call('XADD', KEYS[2], '*', unpack(entry))
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
 redis.call('HSET', KEYS[1], 'status', ARGV[3])
@@ -22,9 +21,5 @@ redis.call('HDEL', KEYS[1], 'payload', 'snapshot')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])
-if ARGV[7] == '1' then
-  redis.call('ZREM', KEYS[7], ARGV[1])
-  redis.call('DEL', KEYS[6], KEYS[8])
-end
 redis.call('PUBLISH', ARGV[6], '')
 return {'ok', call[1] == 'started' and call[2] or ''}

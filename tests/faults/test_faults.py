@@ -387,12 +387,12 @@ async def test_redis_is_killed_and_comes_back(
         own_redis.start()
 
         await client.cut()
-        await client.connect(second)
+        await client.connect()
         for request, suffix in (("loop", "l"), ("process", "p"), ("queued", "q"), ("local", "w")):
             assert (await client.children(request, 30)).startswith(f"{tag}{suffix}")
         assert written(await post(plain, "echo.children", 2)) == 2
         assert not client.seen.strays
-        # Cancels are heard again, too.
+        # Cancels are heard again, too: at once, or when the worker's subscription is back.
         await client.call("later", "held-async.children", f"{tag}c")
         await notes(stack, f"{tag}c")
         await client.cancel("later")
@@ -528,6 +528,28 @@ async def test_redis_connections_are_reset(
         assert refused < 50
         answered = {m["requestId"] for m in client.seen.strays}
         assert len(answered) == len(client.seen.strays) <= refused
+
+
+async def test_hints_that_are_missed_cost_nothing(
+    make_stack: StackFactory, own_redis: RedisServer
+) -> None:
+    """A mailbox entry whose notification found no listener is read after the reconnect."""
+    stack = make_stack("wire", redis_server=own_redis)
+    address = stack.web()
+    redis = own_redis.client()
+    async with WebsocketClient(address) as client:
+        for number in range(5):
+            await client.call(f"{number}", "echo.children")
+            (session,) = await eventually(
+                lambda: redis.keys(f"{stack.namespace}:active:*"), "it is accepted"
+            )
+            name = session.decode().rpartition(":")[2]
+            entry = {"p": client.page, "r": f"{number}", "c": "x", "s": "no_update", "b": ""}
+
+            redis.xadd(f"{stack.namespace}:mailbox:{name}", entry)
+            redis.client_kill_filter(_type="pubsub")
+
+            assert (await client.outcome(f"{number}", 5))["status"] == "prevent_update"
 
 
 async def test_the_processes_start_without_redis(

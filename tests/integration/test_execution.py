@@ -18,7 +18,7 @@ from dash_dispatch.execution import Execution
 from dash_dispatch.protocol import CallSpec, Executor, Outcome, RequestSnapshot, Status
 from dash_dispatch.store import Store
 from tests.integration.conftest import SettingsFactory, StoreFactory
-from tests.integration.test_store import JOB, LANE
+from tests.integration.test_store import LANE
 from tests.stack import eventually
 
 
@@ -110,7 +110,7 @@ class Worker:
         snapshot = msgspec.json.encode(RequestSnapshot())
         spec = CallSpec(name, "s", "p", "r", f"{name}.children", LANE, timeout_s, payload, snapshot)
         await self.store.renew("w1", join=True)
-        await self.store.create(spec, JOB)
+        await self.store.create(spec)
         assert await self.store.claim("w1", LANE, 1) == [name]
         assert await self.store.start("w1", name) is not None
         return spec

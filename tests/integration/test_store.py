@@ -29,7 +29,6 @@ from tests.stack import RedisServer, eventually
 
 LANE = "default:loop"
 OK = Outcome(Status.OK, b'{"n":1}')
-JOB = b'{"f":"run_call"}'
 
 
 def spec(call: str = "c1", session: str = "s1", lane: str = LANE, **more: Any) -> CallSpec:
@@ -39,7 +38,7 @@ def spec(call: str = "c1", session: str = "s1", lane: str = LANE, **more: Any) -
 
 async def started(store: Store, call: CallSpec, worker: str = "w1") -> CallSpec:
     """A call that this worker runs."""
-    await store.create(call, JOB)
+    await store.create(call)
     await store.renew(worker, join=True)
     assert call.id in await store.claim(worker, call.lane, 100)
     found = await store.start(worker, call.id)
@@ -76,39 +75,37 @@ async def end_lease(store: Store, raw: Any, worker: str) -> None:
 
 
 async def test_a_call_is_accepted_once(store: Store, raw: Any) -> None:
-    first = await store.create(spec(), JOB)
+    first = await store.create(spec())
     assert first == (True, "queued", "s1", 0)
-    again = await store.create(spec(session="s2"), b"another job")
+    again = await store.create(spec(session="s2"))
     assert again == (False, "queued", "s1", 0), "whose it is stays"
     assert await raw.zcard(store.keys.waiting(LANE)) == 1
     assert await raw.llen(store.keys.wake(LANE)) == 1
-    assert await raw.get(store.keys.arq_job("c1")) == JOB
-    assert await raw.zrange(store.keys.arq_queue, 0, -1) == [b"c1"]
 
 
 async def test_a_known_call_tells_how_far_it_is(store: Store) -> None:
     await started(store, spec())
-    assert await store.create(spec(), JOB) == (False, "started", "s1", 0)
+    assert await store.create(spec()) == (False, "started", "s1", 0)
     await store.finish("w1", spec(), OK)
-    assert await store.create(spec(), JOB) == (False, "ok", "s1", 0)
+    assert await store.create(spec()) == (False, "ok", "s1", 0)
     assert await store.claim("w1", LANE, 5) == [], "and is not run again"
 
 
 async def test_the_place_in_the_queue(store: Store) -> None:
-    assert [(await store.create(spec(f"c{n}"), JOB)).position for n in range(3)] == [0, 1, 2]
+    assert [(await store.create(spec(f"c{n}"))).position for n in range(3)] == [0, 1, 2]
 
 
 async def test_a_full_queue_refuses(make_store: StoreFactory, raw: Any) -> None:
     store = make_store(max_queue=2)
     for name in ("c1", "c2"):
-        await store.create(spec(name), JOB)
+        await store.create(spec(name))
     with pytest.raises(QueueFull, match="2 calls are waiting"):
-        await store.create(spec("c3"), JOB)
-    assert not await raw.exists(store.keys.call("c3"), store.keys.arq_job("c3"))
-    assert (await store.create(spec("c1"), JOB)).status == "queued", "a known one is no more"
-    assert (await store.create(spec("c3", lane="other:loop"), JOB)).created, "another lane is free"
+        await store.create(spec("c3"))
+    assert not await raw.exists(store.keys.call("c3"))
+    assert (await store.create(spec("c1"))).status == "queued", "a known one is no more"
+    assert (await store.create(spec("c3", lane="other:loop"))).created, "another lane is free"
     await store.cancel("c1")
-    assert (await store.create(spec("c4"), JOB)).created
+    assert (await store.create(spec("c4"))).created
 
 
 # --- claim and start -----------------------------------------------------------------------------
@@ -117,7 +114,7 @@ async def test_a_full_queue_refuses(make_store: StoreFactory, raw: Any) -> None:
 async def test_the_oldest_are_claimed_first(store: Store) -> None:
     await store.renew("w1", join=True)
     for n in range(5):
-        await store.create(spec(f"c{n}"), JOB)
+        await store.create(spec(f"c{n}"))
         await asyncio.sleep(0.002)  # their order is that of Redis' milliseconds
     assert await store.claim("w1", LANE, 2) == ["c0", "c1"]
     assert await store.claim("w1", LANE, 10) == ["c2", "c3", "c4"]
@@ -127,13 +124,13 @@ async def test_the_oldest_are_claimed_first(store: Store) -> None:
 
 async def test_a_lane_is_claimed_alone(store: Store) -> None:
     await store.renew("w1", join=True)
-    await store.create(spec("c1", lane="a:loop"), JOB)
-    await store.create(spec("c2", lane="a:process"), JOB)
+    await store.create(spec("c1", lane="a:loop"))
+    await store.create(spec("c2", lane="a:process"))
     assert await store.claim("w1", "a:process", 5) == ["c2"]
 
 
 async def test_a_worker_without_a_lease_gets_nothing(store: Store) -> None:
-    await store.create(spec(), JOB)
+    await store.create(spec())
     assert await store.claim("w1", LANE, 1) == []
     await store.renew("w1", join=True)
     assert await store.claim("w1", LANE, 1) == ["c1"]
@@ -142,7 +139,7 @@ async def test_a_worker_without_a_lease_gets_nothing(store: Store) -> None:
 async def test_a_call_as_it_was_written_down(store: Store) -> None:
     asked = spec(stream=False)
     await store.renew("w1", join=True)
-    await store.create(asked, JOB)
+    await store.create(asked)
     await store.claim("w1", LANE, 1)
     assert await store.start("w1", "c1") == (asked, 1)
 
@@ -186,7 +183,7 @@ async def test_only_a_queued_call_starts(store: Store) -> None:
     assert await store.start("w1", "nobody") is None
     await store.renew("w1", join=True)
     for n, end in enumerate((store.cancel, None)):
-        await store.create(spec(f"c{n}"), JOB)
+        await store.create(spec(f"c{n}"))
         await store.claim("w1", LANE, 1)
         if end is not None:
             await end(f"c{n}")
@@ -207,7 +204,7 @@ async def test_a_start_whose_reply_was_lost_can_be_repeated(store: Store) -> Non
 async def test_only_its_claimer_starts_a_call(store: Store) -> None:
     """A worker that was given up runs nothing: nobody would notice its second death."""
     await store.renew("w1", join=True)
-    await store.create(spec(), JOB)
+    await store.create(spec())
     await store.claim("w1", LANE, 1)
     await store.release("w1", "c1", LANE)
     await store.leave("w1")
@@ -231,7 +228,7 @@ async def test_updates_are_in_order_and_each_counts_once(store: Store) -> None:
 
 async def test_updates_of_what_is_not_ones_own_are_dropped(store: Store) -> None:
     assert not await store.emit("w1", spec("unknown"), 1, b"x")
-    await store.create(spec("queued"), JOB)
+    await store.create(spec("queued"))
     assert not await store.emit("w1", spec("queued"), 1, b"x")
     call = await started(store, spec())
     assert not await store.emit("w2", call, 1, b"x")
@@ -272,7 +269,7 @@ async def test_a_worker_ends_only_what_it_runs(store: Store) -> None:
     call = await started(store, spec())
     assert not await store.finish("w2", call, OK)
     assert await outcomes(store) == []
-    await store.create(spec("c2"), JOB)
+    await store.create(spec("c2"))
     assert not await store.finish("w1", spec("c2"), OK), "not before it starts"
     assert await store.finish("w1", call, OK)
 
@@ -299,18 +296,17 @@ async def test_an_ended_call_leaves_no_trace_of_its_request(store: Store, raw: A
 
 
 async def test_cancel_a_queued_call(store: Store, raw: Any) -> None:
-    await store.create(spec(), JOB)
+    await store.create(spec())
     assert await store.cancel("c1")
     assert not await store.cancel("c1")
     await store.renew("w1", join=True)
     assert await store.claim("w1", LANE, 1) == []
     assert await outcomes(store) == [("c1", "cancelled")]
-    assert not await raw.exists(store.keys.arq_job("c1"), store.keys.arq_queue)
 
 
 async def test_cancel_a_claimed_call(store: Store) -> None:
     await store.renew("w1", join=True)
-    await store.create(spec(), JOB)
+    await store.create(spec())
     await store.claim("w1", LANE, 1)
     assert await store.cancel("c1")
     assert await store.start("w1", "c1") is None
@@ -357,7 +353,7 @@ async def test_a_lost_call_says_so(store: Store) -> None:
 async def test_a_late_sweeper_ends_nothing_of_another_worker(store: Store) -> None:
     """Two sweepers may hold the same list: what one hands back, a living worker may run by now."""
     await store.renew("w1", join=True)
-    await store.create(spec(), JOB)
+    await store.create(spec())
     await store.claim("w1", LANE, 1)
     assert await store.release("w1", "c1", LANE) == "queued"
     await store.renew("w2", join=True)
@@ -375,7 +371,7 @@ async def test_a_late_sweeper_ends_nothing_of_another_worker(store: Store) -> No
 async def test_a_released_call_is_the_next(store: Store, raw: Any) -> None:
     await store.renew("w1", join=True)
     for n in range(3):
-        await store.create(spec(f"c{n}"), JOB)
+        await store.create(spec(f"c{n}"))
         await asyncio.sleep(0.002)
     assert await store.claim("w1", LANE, 1) == ["c0"]
     assert await store.release("w1", "c0", LANE) == "queued"
@@ -400,7 +396,7 @@ async def test_an_idle_worker_is_woken(store: Store) -> None:
     waiting = asyncio.ensure_future(store.wait_for_work(["other:loop", LANE], 20))
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    await store.create(spec(), JOB)
+    await store.create(spec())
     async with asyncio.timeout(5):
         await waiting
 
@@ -419,7 +415,7 @@ async def test_a_nudge_wakes(store: Store) -> None:
 async def test_tokens_do_not_pile_up(store: Store, raw: Any) -> None:
     await store.renew("w1", join=True)
     for n in range(5):
-        await store.create(spec(f"c{n}"), JOB)
+        await store.create(spec(f"c{n}"))
     assert await raw.llen(store.keys.wake(LANE)) == 5
     await store.claim("w1", LANE, 5)
     assert not await raw.exists(store.keys.wake(LANE)), "nothing waits: nobody is to wake up"
@@ -468,7 +464,7 @@ async def test_the_sweeper_settles_a_lost_workers_calls(
 ) -> None:
     await store.renew("w1", join=True)
     for name in ("running", "claimed", "ended", "gone"):
-        await store.create(spec(name), JOB)
+        await store.create(spec(name))
         assert await store.claim("w1", LANE, 1) == [name]
     await store.start("w1", "running")
     await store.start("w1", "ended")
@@ -583,7 +579,7 @@ async def test_a_large_result_that_was_not_fetched_in_time(
 
 
 async def test_a_discarded_mailbox_is_gone(store: Store, raw: Any) -> None:
-    await store.create(spec(), JOB)
+    await store.create(spec())
     await store.post("s1", event(1))
     await store.discard("s1")
     assert not await raw.exists(store.keys.mailbox("s1"), store.keys.active("s1"))
@@ -644,7 +640,7 @@ async def everything(make_store: StoreFactory) -> Store:
     await store.publish_callbacks("worker", ["a"])
     await store.lost_workers()
     for name in ("waits", "claimed", "runs", "ended", "cancelled", "lost", "large"):
-        await store.create(spec(name, session=name), JOB)
+        await store.create(spec(name, session=name))
     await store.renew("w1", join=True)
     for name in await store.claim("w1", LANE, 100):
         if name in ("runs", "ended", "lost", "large"):
@@ -674,7 +670,7 @@ async def test_every_key_has_an_end_or_empties_itself(
         else:
             assert all(end > 0 for end in ends), kind
     schema = set(re.findall(r"^NS:(\w+)", str(Store.__init__.__globals__["__doc__"]), re.MULTILINE))
-    assert set(kinds) == schema - {"hint", "control"}, "as drawn in the store's docstring"
+    assert set(kinds) == schema - {"hint", "control", "health"}, "as drawn in the store's docstring"
 
 
 async def test_how_long_things_are_kept(make_store: StoreFactory, raw: Any) -> None:
@@ -682,7 +678,6 @@ async def test_how_long_things_are_kept(make_store: StoreFactory, raw: Any) -> N
     expected_s = {
         store.keys.call("waits"): 86_400,
         store.keys.call("runs"): 86_400,
-        store.keys.arq_job("waits"): 86_400,
         store.keys.call("ended"): 600,
         store.keys.call("cancelled"): 600,
         store.keys.result("large"): 600,
@@ -699,7 +694,7 @@ async def test_how_long_things_are_kept(make_store: StoreFactory, raw: Any) -> N
 
 async def test_what_empties_itself_is_empty_at_the_end(store: Store, raw: Any) -> None:
     for n in range(4):
-        await store.create(spec(f"c{n}"), JOB)
+        await store.create(spec(f"c{n}"))
     await store.renew("w1", join=True)
     for name in await store.claim("w1", LANE, 2):
         await store.start("w1", name)
@@ -713,7 +708,7 @@ async def test_what_empties_itself_is_empty_at_the_end(store: Store, raw: Any) -
 
 async def test_two_namespaces_never_meet(make_store: StoreFactory) -> None:
     one, other = make_store(namespace="one"), make_store(namespace="other")
-    await one.create(spec(), JOB)
+    await one.create(spec())
     await one.renew("w1", join=True)
     await one.post("s2", event(1))
     await one.publish_callbacks("web", ["a"])
@@ -724,7 +719,7 @@ async def test_two_namespaces_never_meet(make_store: StoreFactory) -> None:
     assert await other.known_callbacks("web") == set()
     await other.renew("w2", join=True)
     assert await other.claim("w2", LANE, 10) == []
-    assert (await other.create(spec(), JOB)).created, "the same id is another call there"
+    assert (await other.create(spec())).created, "the same id is another call there"
     assert await other.claim("w2", LANE, 10) == ["c1"]
     assert await other.start("w2", "c1") is not None
     assert await other.finish("w2", spec(), OK)
@@ -779,12 +774,12 @@ class Life(RuleBasedStateMachine):
     def create(self) -> str:
         self.count += 1
         call = f"{self.session}c{self.count}"
-        assert self.run(self.store.create(self.spec(call), JOB)).created
+        assert self.run(self.store.create(self.spec(call))).created
         return call
 
     @rule(call=calls)
     def create_again(self, call: str) -> None:
-        admission = self.run(self.store.create(self.spec(call), JOB))
+        admission = self.run(self.store.create(self.spec(call)))
         assert not admission.created
         assert admission.status in {"queued", "started", self.won.get(call)}
 
