@@ -2,12 +2,13 @@
 #
 #   make demo     serve the demo on http://127.0.0.1:8050 (PORT=…); Ctrl-C ends all of it
 #   make test     lint, types, import contracts and all tests; installs what they need
+#   make bench    measure beside stock Dash and Celery, about 8 minutes (ROW=latency for one row)
 #   make lint     lint, types and import contracts alone
 #   make format   let ruff format and fix
 #   make lock     resolve the dependencies anew, into requirements/ (needs the network)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test bench lint format lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +27,10 @@ test: $(VENV)/.dev
 	@scripts/system-deps $(VENV) redis-server chromium nginx
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev
+	@scripts/system-deps $(VENV) redis-server chromium
+	$(BIN)/python -m benchmarks $(ROW)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
