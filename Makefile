@@ -24,7 +24,7 @@ demo: $(VENV)/.demo
 	@exec env HOST=$(HOST) PORT=$(PORT) $(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
-	@scripts/system-deps $(VENV) redis-server chromium nginx
+	@scripts/system-deps $(VENV) redis-server chromium nginx wget
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 

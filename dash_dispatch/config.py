@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         10.0, ge=1, le=3600, description="a worker not heard of for this long is lost"
     )
     result_ttl_s: float = Field(
-        600.0, ge=1, description="how long an outcome is kept for a page that comes back"
+        600.0, ge=1, description="how long a large result is kept for a page that comes back"
     )
     session_ttl_s: float = Field(
         3600.0, ge=10, description="how long the mailbox of an absent browser is kept"

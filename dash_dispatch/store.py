@@ -8,7 +8,7 @@ key                        type    holds, and how long
 NS:call:{id}               hash    a call: ``CallSpec`` fields, ``status`` (queued, started or an
                                    outcome), ``worker``, ``attempt``, ``events`` (number of the
                                    last one), ``created_ms``. Until it ends: ``call_ttl_s``;
-                                   then without its request: ``result_ttl_s``
+                                   then without its request: ``session_ttl_s``
 NS:waiting:{lane}          zset    ids of queued calls, by the time they were accepted
 NS:wake:{lane}             list    a token per queued call, for idle workers to block on. A hint:
                                    a lost one costs one bounded wait
@@ -241,11 +241,6 @@ class Store:
         script: AsyncScript = self._scripts[name]
         return await script(keys=keys, args=args)
 
-    @_translated
-    async def ping(self) -> None:
-        """Is Redis there?"""
-        await self._redis.ping()
-
     # --- a call's life: web side ---------------------------------------------------------------
 
     @_translated
@@ -443,7 +438,7 @@ class Store:
                 call,
                 worker,
                 event.outcome.status,
-                _ms(settings.result_ttl_s),
+                _ms(max(settings.result_ttl_s, settings.session_ttl_s)),
                 _ms(settings.session_ttl_s),
                 keys.hint(session),
                 *_pairs(fields),

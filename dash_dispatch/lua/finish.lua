@@ -16,8 +16,10 @@ for i = 7, #ARGV do entry[#entry + 1] = ARGV[i] end
 redis.call('XADD', KEYS[2], '*', unpack(entry))
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
 redis.call('HSET', KEYS[1], 'status', ARGV[3])
--- What the call was asked with may be large or private, and nobody needs it any more.
-redis.call('HDEL', KEYS[1], 'payload', 'snapshot')
+-- What the call was asked with may be large or private, and nobody needs it any more. What is left
+-- keeps a request that is sent again from being run again, for as long as its page may come back.
+redis.call('HDEL', KEYS[1], 'payload', 'snapshot', 'page', 'request', 'output', 'lane',
+  'timeout_s', 'stream', 'events', 'created_ms')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[4], ARGV[1])

@@ -678,8 +678,8 @@ async def test_how_long_things_are_kept(make_store: StoreFactory, raw: Any) -> N
     expected_s = {
         store.keys.call("waits"): 86_400,
         store.keys.call("runs"): 86_400,
-        store.keys.call("ended"): 600,
-        store.keys.call("cancelled"): 600,
+        store.keys.call("ended"): 3600,
+        store.keys.call("cancelled"): 3600,
         store.keys.result("large"): 600,
         store.keys.mailbox("runs"): 3600,
         store.keys.mailbox("ended"): 3600,
