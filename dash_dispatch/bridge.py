@@ -374,13 +374,7 @@ def bind(app: Any, body: CallbackBody, snapshot: RequestSnapshot, sink: Sink | N
         snapshot: What the callback can ask of its HTTP request.
         sink: Where ``set_props`` goes; None collects it into the response.
     """
-    request: dict[str, Any] = {
-        "output": body.output,
-        "outputs": body.outputs,
-        "inputs": body.inputs,
-        "state": body.state or [],
-        "changedPropIds": body.changedPropIds,
-    }
+    request = _as_dash(body)
     response = RecordedResponse()
     context = _context(request, snapshot, response, sink)
     function = app._prepare_callback(context, request)
@@ -410,15 +404,26 @@ def bind_call(app: Any, spec: CallSpec, sink: Sink) -> Invocation:
     return bind(app, body, snapshot, sink if spec.stream else None)
 
 
-def bind_request(app: Any, body: dict[str, Any]) -> tuple[Invocation, Callable[[str], Any]]:
+def _as_dash(body: CallbackBody) -> dict[str, Any]:
+    return {
+        "output": body.output,
+        "outputs": body.outputs,
+        "inputs": body.inputs,
+        "state": body.state or [],
+        "changedPropIds": body.changedPropIds,
+    }
+
+
+def bind_request(app: Any, body: CallbackBody) -> tuple[Invocation, Callable[[str], Any]]:
     """Bind a callback to the HTTP request that is being served.
 
     Returns:
         The callback, and a function that makes the HTTP response of its JSON text, with the
         cookies and headers that the callback set.
     """
-    context = app._initialize_context(body)
-    function = app._prepare_callback(context, body)
+    request = _as_dash(body)
+    context = app._initialize_context(request)
+    function = app._prepare_callback(context, request)
     arguments = app._inputs_to_vals(context.inputs_list + context.states_list)
 
     def run() -> Any:

@@ -116,6 +116,10 @@ _poll_body = msgspec.json.Decoder(PollBody)
 _callback_body = msgspec.json.Decoder(CallbackBody)
 
 
+SAFE_BRACKETS: Final = 500
+"""A request with fewer brackets than this cannot be nested too deep."""
+
+
 def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes | str, what: str) -> _T:
     try:
         return decoder.decode(data)
@@ -151,9 +155,17 @@ def decode_callback_body(data: bytes | msgspec.Raw) -> CallbackBody:
     """Read a callback request of Dash's renderer.
 
     Raises:
-        DecodeError: Not a JSON object with a string ``output`` and lists of inputs and state.
+        DecodeError: Not a JSON object with a string ``output`` and lists of inputs and state, or
+            nested so deep that those who get it could not handle it.
     """
-    return _decode(_callback_body, bytes(data), "a callback request")
+    raw = bytes(data)
+    if raw.count(b"[") + raw.count(b"{") > SAFE_BRACKETS:
+        try:
+            # Refuses what is deeper than 1024; msgspec goes as deep as this Python's stack.
+            orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise DecodeError(f"not a callback request: {error}") from error
+    return _decode(_callback_body, raw, "a callback request")
 
 
 def check_version(version: int) -> None:

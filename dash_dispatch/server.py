@@ -98,7 +98,7 @@ class DispatchServer(bridge.QuartServer):
         return dispatch
 
     async def _local(self, app: Any, asked: Asked) -> Response:
-        invocation, answer = bridge.bind_request(app, orjson.loads(asked.raw))
+        invocation, answer = bridge.bind_request(app, asked.body)
         run = invocation.run
         try:
             text = await (run() if invocation.is_async else self.runtime.threads.wrap(run)())
