@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dash_dispatch.app import Dash
-from dash_dispatch.callbacks import Offload, callback
+from dash_dispatch.callbacks import callback
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import (
     BadRequest,
@@ -31,6 +31,7 @@ from dash_dispatch.errors import (
     UnsupportedVersion,
     WorkerLost,
 )
+from dash_dispatch.offload import Offload
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -242,6 +242,17 @@ def offloaded_of(app: Any) -> dict[str, Any]:
     }
 
 
+def code_digest(function: Callable[..., Any]) -> str:
+    """A digest of a function's source; of its byte code where there is no source."""
+    function = inspect.unwrap(function)
+    try:
+        text = inspect.getsource(function).encode()
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        text = code.co_code if code is not None else repr(function).encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
 def is_async(entry: Mapping[str, Any]) -> bool:
     """Whether the callback is an ``async def``."""
     return inspect.iscoroutinefunction(entry["callback"])

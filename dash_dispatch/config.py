@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     session_ttl_s: float = Field(
         3600.0, ge=10, description="how long the mailbox of an absent browser is kept"
     )
+    leave_grace_s: float = Field(
+        30.0, ge=0, description="an absent browser may be back within this long; then it has left"
+    )
     call_ttl_s: float = Field(
         86_400.0, ge=60, description="a call that has not ended after this long is dropped"
     )
@@ -74,6 +77,13 @@ class Settings(BaseSettings):
         10_000, ge=1, description="calls waiting in one queue; more are refused as busy"
     )
 
+    max_session_calls: int = Field(
+        1000, ge=1, description="calls of one browser that have not ended; more are refused as busy"
+    )
+    code_version: str = Field(
+        "", max_length=100, description="part of every cache key: a new one empties the cache"
+    )
+
     # Worker side
     app: str | None = Field(None, description="module:attribute or module:factory() of the app")
     queues: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -90,6 +100,12 @@ class Settings(BaseSettings):
     )
     worker_threads: int = Field(
         16, ge=1, le=1024, description="threads for offloaded def callbacks with executor=thread"
+    )
+    process_max_calls: int = Field(
+        0, ge=0, description="calls after which a warm process is replaced by a fresh one; 0: never"
+    )
+    process_max_mb: int = Field(
+        0, ge=0, description="resident memory from which a warm process is replaced; 0: never"
     )
     timeout_s: float = Field(300.0, gt=0, description="default time limit of one offloaded call")
     grace_s: float = Field(

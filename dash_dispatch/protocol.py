@@ -267,6 +267,26 @@ class Event(msgspec.Struct, frozen=True):
 # --- web -> worker ------------------------------------------------------------------------------
 
 
+class Overlap(enum.StrEnum):
+    """What a new run of a callback instance does while an earlier one has not ended."""
+
+    LATEST = "latest"
+    """It supersedes the earlier one, which is cancelled and never shown."""
+    QUEUE = "queue"
+    """It waits for the earlier one; each is shown."""
+    PARALLEL = "parallel"
+    """Both run; each is shown when it ends."""
+    DROP = "drop"
+    """It is not run: the earlier one goes on."""
+
+
+class OnLeave(enum.StrEnum):
+    """What becomes of a call whose page has gone."""
+
+    KEEP = "keep"
+    CANCEL = "cancel"
+
+
 class RequestSnapshot(msgspec.Struct, frozen=True):
     """What a callback can ask of its request, carried to wherever it runs."""
 
@@ -278,19 +298,35 @@ class RequestSnapshot(msgspec.Struct, frozen=True):
     origin: str = ""
 
 
-class CallSpec(msgspec.Struct, frozen=True):
+class CallSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """A call as it is written down: everything that a worker needs to run it.
+
+    Encoded with MessagePack (`encode_spec`). What a later release adds has a default, and what
+    this one does not know is passed over, so that old and new processes read each other's.
 
     Attributes:
         id: Derived from page and request (`call_id`), so that a repeated request is one call.
         session: Whose mailbox its events go to.
         page, request: Names given by the page's renderer.
-        output: Dash's id of the callback.
+        output: Dash's id of the callback, or the name of a task (`run`).
         lane: Queue and executor, see `lane`.
         timeout_s: The time limit of one run, in seconds.
-        payload: The renderer's request, as it came.
+        payload: The renderer's request, as it came; a task's arguments.
         snapshot: An encoded `RequestSnapshot`.
         stream: Whether ``set_props`` is sent as it happens (else with the result).
+        instance: The callback instance on its page: runs of the same one overlap. Empty for
+            calls that never meet.
+        overlap: What a run does to another of its instance, see `Overlap`.
+        gate: The concurrency limit that it comes under; empty for none.
+        limit: How many calls of that gate may run at once.
+        priority: -10 (last) to 10 (first).
+        user: Who it is for: users take turns.
+        retries: How often it may be run again after an exception or the loss of its worker.
+        backoff_s: Pause before the first of these runs; doubled for each that follows.
+        on_leave: Whether it is cancelled when its page goes.
+        cache_key: Under which its result is shared; empty for not at all.
+        cache_s: For how long.
+        on_start: JSON texts of ``set_props`` that are sent when it starts (``queued=`` ends).
     """
 
     id: str
@@ -303,6 +339,38 @@ class CallSpec(msgspec.Struct, frozen=True):
     payload: bytes
     snapshot: bytes
     stream: bool = True
+    instance: str = ""
+    overlap: Overlap = Overlap.PARALLEL
+    gate: str = ""
+    limit: int = 0
+    priority: int = 0
+    user: str = ""
+    retries: int = 0
+    backoff_s: float = 1.0
+    on_leave: OnLeave = OnLeave.KEEP
+    cache_key: str = ""
+    cache_s: float = 0.0
+    on_start: tuple[bytes, ...] = ()
+
+
+_spec_decoder = msgspec.msgpack.Decoder(CallSpec)
+
+
+def encode_spec(spec: CallSpec) -> bytes:
+    """A call, as it is written down."""
+    return msgspec.msgpack.encode(spec)
+
+
+def decode_spec(data: bytes) -> CallSpec:
+    """Read a call that was written down.
+
+    Raises:
+        DecodeError: Not a call: somebody else writes to this Redis, or a release too far away.
+    """
+    try:
+        return _spec_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise DecodeError(f"not the record of a call: {error}") from error
 
 
 def call_id(page: str, request: str) -> str:

@@ -16,9 +16,9 @@ from quart import Response, request
 
 from dash_dispatch import bridge, guards, longpoll
 from dash_dispatch import websocket as websocket_transport
-from dash_dispatch.callbacks import Offloaded
 from dash_dispatch.errors import CallTimedOut, ConfigError, DispatchError
 from dash_dispatch.loading import refuse_while_loading
+from dash_dispatch.offload import Offloaded
 from dash_dispatch.protocol import SILENT, CallSpec, Event, Outcome, Status, describe
 from dash_dispatch.runtime import Runtime
 from dash_dispatch.submit import Asked

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from dash_dispatch import bridge
-from dash_dispatch.callbacks import Offloaded
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import BadRequest, DecodeError, NotOffloaded, PayloadTooLarge
+from dash_dispatch.offload import Offloaded
 from dash_dispatch.protocol import (
     CallbackBody,
     CallSpec,
@@ -130,8 +130,8 @@ class Submitter:
             page=page,
             request=request,
             output=asked.body.output,
-            lane=lane(offloaded.queue, offloaded.executor),
-            timeout_s=offloaded.timeout_s or self._settings.timeout_s,
+            lane=lane(offloaded.options.queue, offloaded.executor),
+            timeout_s=offloaded.options.timeout or self._settings.timeout_s,
             payload=asked.raw,
             snapshot=msgspec.json.encode(snapshot),
             stream=stream,

@@ -13,7 +13,7 @@ import pytest
 from dash import ALL, ALLSMALLER, MATCH, Input, Output, State, _callback, ctx, html
 
 from dash_dispatch import ConfigError, Dash, Offload, Settings, bridge, callback
-from dash_dispatch.callbacks import Offloaded
+from dash_dispatch.offload import Offloaded
 from dash_dispatch.protocol import Executor
 
 SETTINGS = Settings(redis_url=None)
