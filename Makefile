@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8050
+# Test files side by side: most of their time is waiting for processes to start and to end.
+JOBS ?= 3
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -26,7 +28,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@scripts/system-deps $(VENV) redis-server chromium nginx wget
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 bench: $(VENV)/.dev
 	@scripts/system-deps $(VENV) redis-server chromium

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -37,27 +38,37 @@ def main(rows: tuple[str, ...], quick: bool, no_peers: bool, out: Path | None) -
         for path in plots.draw_all(RESULTS):
             click.echo(path)
         return
-    tables = []
-    for row in rows or ROWS:
-        result = _run(row, quick=quick, peers=not no_peers)
-        path = folder / f"{row}.json"
+    tables, results = [], []
+    for result in _results(rows or tuple(ROWS), quick=quick, peers=not no_peers):
+        path = folder / f"{result.row}.json"
         path.write_text(json.dumps(result.as_dict(), indent=None, separators=(",", ":")) + "\n")
+        results.append(result)
         tables.append(report.text(result))
         click.echo(tables[-1] + "\n")
+    tables.append(report.summary(results))
+    click.echo(tables[-1])
     plots.draw_all(folder)
     if out is not None:
         out.write_text("\n\n".join(tables) + "\n")
 
 
-def _run(row: str, *, quick: bool, peers: bool) -> Result:
+def _results(rows: tuple[str, ...], *, quick: bool, peers: bool) -> Iterator[Result]:
+    """Each row has processes of its own, unless it only has to be shown that it runs."""
+    groups = [rows] if quick else [(row,) for row in rows]
+    for group in groups:
+        with Bench.open(quick=quick, peers=peers) as bench:
+            for row in group:
+                yield _run(bench, row)
+
+
+def _run(bench: Bench, row: str) -> Result:
     where = machine.describe()
-    with Bench.open(quick=quick, peers=peers) as bench:
-        try:
-            result = ROWS[row](bench)
-        except Exception:
-            # What the servers said is gone with their folder.
-            click.echo(bench.logs(), err=True)
-            raise
+    try:
+        result = ROWS[row](bench)
+    except Exception:
+        # What the servers said is gone with their folder.
+        click.echo(bench.logs(), err=True)
+        raise
     result.machine = where
     return result
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import struct
 import uuid
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -204,6 +205,10 @@ class CallSocket:
 
     async def call(self, output: str, value: Any) -> None:
         """Run a callback and wait for its answer, which is checked."""
+        check(await self.ask(output, value), output, value)
+
+    async def ask(self, output: str, value: Any) -> Any:
+        """Run a callback; returns its answer."""
         request = f"{self.page}-{next(self._numbers)}"
         future = self._pending[request] = asyncio.get_running_loop().create_future()
         try:
@@ -213,7 +218,7 @@ class CallSocket:
             del self._pending[request]
         if payload["status"] != "ok":
             raise WrongAnswer(f"{output}({value!r}): {payload}")
-        check(payload["data"], output, value)
+        return payload["data"]
 
     def _answered(self, message: dict[str, Any]) -> None:
         future = self._pending.get(message.get("requestId", ""))
@@ -230,6 +235,10 @@ class CallSocket:
         raise NotImplementedError
 
 
+def _ignore(_: object) -> None:
+    """For updates that nobody counts."""
+
+
 class DispatchSocket(CallSocket):
     """dash_dispatch's protocol, acknowledgements included."""
 
@@ -239,23 +248,37 @@ class DispatchSocket(CallSocket):
         self._direct = 0
         self._unacked = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._pieces: list[bytes] = []
+        self.on_props: Callable[[dict[str, Any]], None] = _ignore
         self._welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def _greet(self) -> None:
-        self._send({"type": "hello", "version": 1, "session": None, "cursor": None})
+        self._send({"type": "hello", "version": 1, "session": None, "cursor": None, "pieces": True})
         await self._welcome
 
     def _request(self, request: str, payload: dict[str, Any]) -> dict[str, Any]:
         return {"type": "call", "page": self.page, "request": request, "payload": payload}
 
     def _on_text(self, text: bytes) -> None:
+        if text[:1] in (b"+", b"="):
+            self._pieces.append(text[1:])
+            if text[:1] == b"+":
+                return
+            text = b"".join(self._pieces)
+            self._pieces.clear()
         for mark, message in orjson.loads(text):
             if mark is not None:
                 self._received(mark)
             if message["type"] == "callback_response":
                 self._answered(message)
+            elif message["type"] == "set_props":
+                self.on_props(message["payload"]["props"])
             elif message["type"] == "welcome":
                 self._welcome.set_result(None)
+
+    def ping(self) -> None:
+        """Say that this browser is still there."""
+        self._send({"type": "ping"})
 
     def _received(self, mark: str | int) -> None:
         if isinstance(mark, str):
@@ -352,10 +375,21 @@ class Http:
             f"POST /_dash-update-component{query} HTTP/1.1\r\nHost: {self._host}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
         )
+        return await self._exchange(head.encode() + payload)
+
+    async def get(self, path: str) -> Any:
+        """GET something that is JSON."""
+        request = f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n"
+        status, answer = await self._exchange(request.encode())
+        if status != 200:
+            raise WrongAnswer(f"GET {path}: HTTP {status}")
+        return orjson.loads(answer)
+
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
         async with self._limit:
             connection = await self._connection()
             try:
-                return await connection.exchange(head.encode() + payload)
+                return await connection.exchange(request)
             finally:
                 if connection.reusable:
                     self._idle.append(connection)

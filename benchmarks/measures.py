@@ -26,7 +26,7 @@ class Measure:
 
     Attributes:
         label: What was measured, in words.
-        unit: ``ms`` (samples are single latencies) or ``1/s`` (one rate per round).
+        unit: ``ms`` (samples are single latencies), or that of one figure per round.
         rounds: The samples of each round, in the order in which they were taken.
         cpu: CPU seconds per second, by process, while it was measured.
         cost_ms: CPU milliseconds per call, by process. Steadier than any latency on a machine
@@ -34,7 +34,7 @@ class Measure:
     """
 
     label: str
-    unit: Literal["ms", "1/s"]
+    unit: Literal["ms", "1/s", "KB"]
     rounds: list[list[float]] = field(default_factory=list)
     cpu: dict[str, float] = field(default_factory=dict)
     cost_ms: dict[str, float] = field(default_factory=dict)
@@ -71,6 +71,19 @@ class Ratio:
         """Divide quantiles of the same rounds."""
         pairs = zip(above.by_round(share), below.by_round(share), strict=True)
         return cls(label, [a / b for a, b in pairs], sense, target)
+
+    @classmethod
+    def plain(
+        cls,
+        label: str,
+        measure: Measure,
+        *,
+        share: float = 0.5,
+        sense: Literal["≤", "<", "≥"] = "≤",
+        target: float | None = None,
+    ) -> "Ratio":
+        """A figure that is to be judged by itself."""
+        return cls(f"{label}, {measure.unit}", measure.by_round(share), sense, target)
 
     @property
     def value(self) -> float:

@@ -13,13 +13,25 @@ def text(result: Result) -> str:
     return "\n".join(parts)
 
 
+def summary(results: list[Result]) -> str:
+    """Every target in one table."""
+    rows = [["row", "what", "found", "target", ""]]
+    for result in results:
+        for ratio in result.ratios:
+            if ratio.target is not None:
+                target = f"{ratio.sense} {ratio.target:g}"
+                met = "met" if ratio.met else "NOT met"
+                rows.append([result.row, ratio.label, f"{ratio.value:.2f}", target, met])
+    return "\n".join(["## targets", "", *_table(rows)])
+
+
 def _measures(measures: list[Measure]) -> list[str]:
     rows = [
         ["what", "p50", "p95", "p99", "n", "CPU: client", "others", "servers", "CPU ms per call"]
     ]
     for measure in measures:
         figures = [_figure(measure, share) for share in (0.5, 0.95, 0.99)]
-        if measure.unit == "1/s":
+        if measure.unit != "ms":
             figures[1:] = ["", ""]
         count = sum(len(samples) for samples in measure.rounds)
         rows.append([measure.label, *figures, str(count), *_cpu(measure)])
@@ -42,7 +54,7 @@ def _figure(measure: Measure, share: float) -> str:
 
 
 def _ratios(ratios: list[Ratio]) -> list[str]:
-    rows = [["ratio", "median of rounds", "rounds", "target", ""]]
+    rows = [["ratio or figure", "median of rounds", "rounds", "target", ""]]
     for ratio in ratios:
         low, high = min(ratio.rounds), max(ratio.rounds)
         target = "" if ratio.target is None else f"{ratio.sense} {ratio.target:g}"

@@ -5,7 +5,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,23 @@ from redis import Redis
 from benchmarks.environments import PEERS, python_of
 from benchmarks.processes import Proc, free_port, listens, start_redis
 
+FASTEST = "uvicorn"
+"""The fastest of the ASGI servers that run a dash_dispatch app, with httptools and uvloop."""
+
+ASGI = {
+    "hypercorn": ("-m", "hypercorn", "{app}", "--bind", "127.0.0.1:{port}"),
+    "uvicorn": ("-m", "uvicorn", "{app}", "--port", "{port}", "--no-access-log"),
+}
+"""How each is started: as it comes, without a line of log per request."""
+
+TICKING = {"TICK": "1"}
+"""Lets the web process of the app ``figures`` watch its event loop."""
+
+GUNICORN = (
+    *("-m", "gunicorn", "app:server", "--worker-class", "gthread", "--threads", "8"),
+    *("--bind", "127.0.0.1:{port}"),
+)
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -21,11 +38,13 @@ class Stack:
 
     Attributes:
         address: Of its web process; empty when it has none.
-        procs: All its processes, Redis included.
+        procs: All its processes, the web process first, Redis included.
+        env: With what another worker of it is started.
     """
 
     address: str
     procs: tuple[Proc, ...]
+    env: dict[str, str] = field(default_factory=dict)
 
 
 class Bench:
@@ -36,6 +55,8 @@ class Bench:
         self.quick = quick
         self.peers = peers
         self._started: list[Proc] = []
+        # To start them is most of what a quick run does: its rows share what is alike.
+        self._kept: dict[tuple[object, ...], Stack] = {}
 
     @classmethod
     @contextlib.contextmanager
@@ -79,33 +100,79 @@ class Bench:
 
     def _web(self, peer: str, *command: str, **env: str) -> tuple[str, Proc]:
         port = free_port()
-        web = self._start("web", peer, *command, "--bind", f"127.0.0.1:{port}", **env)
+        web = self._start("web", peer, *(word.format(port=port) for word in command), **env)
         web.wait_until(lambda: listens(port))
         return f"http://127.0.0.1:{port}", web
 
-    def dash_dispatch(self, app: str = "app", workers: int = 1, slow_s: float = 3.0) -> Stack:
-        """One web process on Hypercorn, and workers; ``slow_s`` is how long slow callbacks take."""
-        env = {
+    def _asgi(self, peer: str, server: str, app: str = "app", **env: str) -> tuple[str, Proc]:
+        command = [word.replace("{app}", f"{app}:server") for word in ASGI[server]]
+        return self._web(peer, *command, **env)
+
+    def dash_dispatch(
+        self,
+        app: str = "app",
+        workers: int = 1,
+        slow_s: float = 3.0,
+        server: str = "hypercorn",
+        web_env: dict[str, str] | None = None,
+        **settings: str,
+    ) -> Stack:
+        """One web process, and workers.
+
+        Args:
+            app: The module in ``peers/dash_dispatch``.
+            workers: How many.
+            slow_s: How long slow callbacks take.
+            server: A key of ``ASGI``.
+            web_env: More of the web process' environment.
+            **settings: Of dash_dispatch, in lower case.
+        """
+        key = (app, workers, slow_s, server, repr(web_env), repr(settings))
+        if key in self._kept:
+            return self._kept[key]
+        settings = {"max_call_rate": "1000000", "max_session_calls": "100000"} | settings
+        env = {f"DASH_DISPATCH_{name.upper()}": value for name, value in settings.items()} | {
             "SLOW_S": str(slow_s),
             "DASH_DISPATCH_REDIS_URL": self._url(0),
             "DASH_DISPATCH_SECRET_KEY": secrets.token_urlsafe(32),
             "DASH_DISPATCH_APP": f"{app}:app",
             "DASH_DISPATCH_NAMESPACE": f"bench-{secrets.token_hex(4)}",
         }
-        peer = "dash_dispatch"
-        procs = [
-            self._start("worker", peer, "-m", "arq", "dash_dispatch.worker", **env)
-            for _ in range(workers)
-        ]
-        address, web = self._web(peer, "-m", "hypercorn", f"{app}:server", **env)
-        for proc in procs:
-            proc.wait_until(lambda proc=proc: " ready: " in proc.log)
-        return Stack(address, (web, *procs, self._redis[0]))
+        started = self._workers(workers, env)
+        address, web = self._asgi("dash_dispatch", server, app, **env | (web_env or {}))
+        stack = Stack(address, (web, *_ready(started), self._redis[0]), env)
+        if self.quick:
+            self._kept[key] = stack
+        return stack
+
+    def with_workers(self, stack: Stack, count: int) -> Stack:
+        """The same, with so many more workers."""
+        more = _ready(self._workers(count, stack.env))
+        return Stack(stack.address, (*stack.procs, *more), stack.env)
+
+    def _workers(self, count: int, env: dict[str, str]) -> list[Proc]:
+        command = ("-m", "arq", "dash_dispatch.worker")
+        return [self._start("worker", "dash_dispatch", *command, **env) for _ in range(count)]
 
     def quart(self, slow_s: float = 3.0) -> Stack:
         """Stock Dash, one process of Quart on Hypercorn."""
         env = {"SLOW_S": str(slow_s)}
-        address, web = self._web("quart", "-m", "hypercorn", "app:server", **env)
+        address, web = self._asgi("quart", "hypercorn", **env)
+        return Stack(address, (web,))
+
+    def flask(self) -> Stack:
+        """Stock Dash, one process of Flask on Gunicorn, with threads."""
+        address, web = self._web("flask", *GUNICORN)
+        return Stack(address, (web,))
+
+    def fastapi(self) -> Stack:
+        """Stock Dash, one process of FastAPI on Uvicorn."""
+        address, web = self._asgi("fastapi", "uvicorn")
+        return Stack(address, (web,))
+
+    def bare(self, server: str) -> Stack:
+        """An ASGI app that does nothing."""
+        address, web = self._asgi("bare", server)
         return Stack(address, (web,))
 
     def celery(self) -> Stack:
@@ -117,8 +184,7 @@ class Bench:
             *("-m", "celery", "-A", "app:celery_app", "worker", "--concurrency", "2"),
             **env,
         )
-        gthread = ("-m", "gunicorn", "app:server", "--worker-class", "gthread", "--threads", "8")
-        address, web = self._web("celery", *gthread, **env)
+        address, web = self._web("celery", *GUNICORN, **env)
         # At its usual log level it does not say that it is ready; it binds its queue when it is.
         with Redis(port=self.redis_port, db=1) as broker:
             worker.wait_until(lambda: bool(broker.exists("_kombu.binding.celery")))
@@ -129,3 +195,9 @@ class Bench:
         echo = self._start("echo", "redis", "echo.py", str(self.redis_port))
         echo.wait_until(lambda: "ready" in echo.log)
         return Stack("", (echo, self._redis[0]))
+
+
+def _ready(workers: list[Proc]) -> list[Proc]:
+    for worker in workers:
+        worker.wait_until(lambda worker=worker: " ready: " in worker.log)
+    return workers

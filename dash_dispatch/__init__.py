@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dash_dispatch.app import Dash
 from dash_dispatch.callbacks import callback
 from dash_dispatch.config import Settings
+from dash_dispatch.context import ctx
 from dash_dispatch.errors import (
     BadRequest,
     CallCancelled,
@@ -31,7 +32,9 @@ from dash_dispatch.errors import (
     UnsupportedVersion,
     WorkerLost,
 )
+from dash_dispatch.lifecycle import on_worker_start, on_worker_stop
 from dash_dispatch.offload import Offload
+from dash_dispatch.remote import cancel, cancel_sync, run, run_sync, task
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -62,6 +65,14 @@ __all__ = [
     "UnsupportedVersion",
     "WorkerLost",
     "callback",
+    "cancel",
+    "cancel_sync",
+    "ctx",
+    "on_worker_start",
+    "on_worker_stop",
+    "run",
+    "run_sync",
+    "task",
 ]
 
 

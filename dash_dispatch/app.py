@@ -10,6 +10,7 @@ from dash_dispatch import bridge
 from dash_dispatch.callbacks import F, register
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import ConfigError
+from dash_dispatch.protocol import RequestSnapshot
 from dash_dispatch.runtime import Runtime
 from dash_dispatch.server import DispatchServer, script_path
 
@@ -30,6 +31,10 @@ class Dash(bridge.DashBase):
             one later with ``init_app``.
         backend: Only Quart: ``None`` or ``"quart"``.
         dispatch_settings: `Settings` in place of those from the environment.
+        user: A function that says who the user of a request is: users take turns in a queue, and
+            share results with ``Offload(cache=..., scope="user")``. It is given the request
+            (``cookies``, ``headers``, ``args``, ``path``, ``remote``, ``origin``) and returns a
+            text. Without one it is the browser with its cookies.
         **kwargs: As for ``dash.Dash``.
 
     Raises:
@@ -43,10 +48,14 @@ class Dash(bridge.DashBase):
         backend: str | type | None = None,
         *args: Any,
         dispatch_settings: Settings | None = None,
+        user: Callable[[RequestSnapshot], str] | None = None,
         **kwargs: Any,
     ) -> None:
         backend_class = _check_backend(backend)
         own_server = _check_server(server)
+        if user is not None and not callable(user):
+            raise ConfigError(f"user={user!r}: takes a function of the request, or None")
+        self.user_of = user
         self.runtime = Runtime(self, dispatch_settings or Settings.read())
         if own_server is None:
             super().__init__(name, bool(server), backend_class, *args, **kwargs)
@@ -56,13 +65,10 @@ class Dash(bridge.DashBase):
         self.init_app(own_server)
 
     def callback(self, *_args: Any, **_kwargs: Any) -> Callable[[F], F]:
-        """``dash.Dash.callback``, and two more arguments.
+        """``dash.Dash.callback``, and more arguments.
 
         Args:
-            offload: ``True`` or an `Offload` runs the callback in a worker.
-            cancel: With ``offload``: an ``Input``, or a list of them, that ends a running call
-                of this callback on the same page when it changes.
-            *_args, **_kwargs: As for ``dash.Dash.callback``.
+            *_args, **_kwargs: As for `dash_dispatch.callback`.
 
         Raises:
             ConfigError: A wrong combination of options.

@@ -14,7 +14,7 @@ import click
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from dash_dispatch import bridge, store
+from dash_dispatch import bridge, connection
 from dash_dispatch.config import PREFIX, Settings
 from dash_dispatch.embedded import find_redis_server
 from dash_dispatch.errors import ConfigError, DispatchError, StoreError
@@ -186,7 +186,7 @@ def _check_redis() -> str:
         return f"no {PREFIX}REDIS_URL; app.run() starts its own, {find_redis_server()}"
     began = perf_counter()
     try:
-        found = store.ping(current.redis_url.get_secret_value(), _PING_TIMEOUT_S)
+        found = connection.ping(current.redis_url.get_secret_value(), _PING_TIMEOUT_S)
     except StoreError as error:
         raise type(error)(f"{current.display_url}: {error}") from error
     took_ms = 1000 * (perf_counter() - began)
@@ -199,6 +199,6 @@ def _check_app(spec: str | None) -> str:
     app = load_app(spec, "APP")
     bridge.ready(app)
     offloaded = bridge.offloaded_of(app)
-    queues = sorted({options.queue for options in offloaded.values()})
+    queues = sorted({each.options.queue for each in offloaded.values()})
     where = f", in the queues {', '.join(queues)}" if queues else ""
     return f"{spec}: {len(app.callback_map)} callbacks, {len(offloaded)} of them offloaded{where}"

@@ -80,6 +80,20 @@ class Settings(BaseSettings):
     max_session_calls: int = Field(
         1000, ge=1, description="calls of one browser that have not ended; more are refused as busy"
     )
+    max_session_connections: int = Field(
+        32, ge=1, description="connections of one browser to one web process; more are closed"
+    )
+    max_call_rate: float = Field(
+        200.0,
+        gt=0,
+        description="callbacks per second that one browser may ask for; ten seconds' worth at once",
+    )
+    forward_cookies: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="cookies that offloaded callbacks may see, comma separated; * for all"
+    )
+    forward_headers: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="headers that offloaded callbacks may see, comma separated; * for all"
+    )
     code_version: str = Field(
         "", max_length=100, description="part of every cache key: a new one empties the cache"
     )
@@ -128,9 +142,9 @@ class Settings(BaseSettings):
             raise ValueError("takes a URL that begins with redis://, rediss:// or unix://")
         return url
 
-    @field_validator("queues", mode="before")
+    @field_validator("queues", "forward_cookies", "forward_headers", mode="before")
     @classmethod
-    def _split_queues(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, cast
 
 import orjson
@@ -24,13 +24,14 @@ from arq.connections import ArqRedis
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
-from dash_dispatch import bridge, store, tasks
+from dash_dispatch import bridge, connection, lifecycle, remote, tasks
+from dash_dispatch.caller import Caller
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import ConfigError, StoreError, StoreUnavailable
 from dash_dispatch.execution import Execution
 from dash_dispatch.processes import PoolBroken, ProcessPool
 from dash_dispatch.protocol import CallSpec, Executor, lane
-from dash_dispatch.store import BEAT_SHARE, Store
+from dash_dispatch.store import BEAT_SHARE, Claimed, Store, Wake
 from dash_dispatch.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ WAIT_S = 5.0
 CLAIM_BATCH = 16
 """Calls claimed at once at most, so that two idle workers share a burst."""
 
+
+REJOIN_S = 10.0
+"""How long a worker that was given up waits for its calls to stop before it takes new ones."""
 
 JOB = "run_call"
 """arq's name of the one function that it runs."""
@@ -61,7 +65,7 @@ class ClaimingRedis(ArqRedis):
         """arq's single commands: its note of its own health, and the removal of that."""
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        except store.REDIS_ERRORS as error:
+        except connection.REDIS_ERRORS as error:
             if self.claims is None:
                 raise
             # It would end arq's loop, and all calls that this worker runs with it.
@@ -141,12 +145,15 @@ class Claims:
         self._store = store
         self._worker = worker
         self._lanes = {kind: [lane(queue, kind) for queue in queues] for kind in slots}
+        self._sizes = slots
         self._slots = {kind: asyncio.Semaphore(count) for kind, count in slots.items()}
         self._started: asyncio.Queue[str] = asyncio.Queue()
-        self._specs: dict[str, tuple[CallSpec, Executor]] = {}
+        self._claimed: dict[str, tuple[Claimed, Executor]] = {}
         self._spare = dict.fromkeys(slots, 0)
         self._starting: set[str] = set()
-        self._unsettled: set[str] = set()
+        self._beyond: set[str] = set()
+        self._stopped = False
+        self._unsettled: dict[str, asyncio.Event] = {}
         self._strays: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.drained = asyncio.Event()
@@ -161,6 +168,7 @@ class Claims:
 
     async def stop(self) -> None:
         """Claim nothing more. Calls that wait are another worker's, which is woken for them."""
+        self._stopped = True
         await tasks.end(self._tasks)
         # A wake-up may have been on its way to us.
         with contextlib.suppress(StoreError):
@@ -177,19 +185,26 @@ class Claims:
             ids.append(self._started.get_nowait())
         return [call.encode() for call in ids]
 
-    def take(self, call: str) -> tuple[CallSpec, Executor] | None:
+    def take(self, call: str) -> tuple[Claimed, Executor] | None:
         """The claimed call with this id; None when it is not ours."""
-        return self._specs.get(call)
+        return self._claimed.get(call)
+
+    @property
+    def capacity(self) -> dict[str, int]:
+        """How many calls of each lane run here at once."""
+        return {name: self._sizes[kind] for kind, lanes in self._lanes.items() for name in lanes}
 
     def ended(self, call: str) -> None:
         """Its slot is free again."""
-        found = self._specs.pop(call, None)
-        if found is not None:
+        found = self._claimed.pop(call, None)
+        if found is not None and call not in self._beyond:
             self._slots[found[1]].release()
+        self._beyond.discard(call)
 
     def settled(self, call: str) -> None:
         """arq is done with it, too; cancelling it before would end arq's loop with an error."""
-        self._unsettled.discard(call)
+        if call in self._unsettled:
+            self._unsettled.pop(call).set()
         if not self._unsettled:
             self.drained.set()
 
@@ -198,9 +213,11 @@ class Claims:
         while True:
             await self._reserve(kind)
             try:
+                wake = None
                 if wait:
-                    await self._store.wait_for_work(self._lanes[kind], WAIT_S)
-                wait = not await self._claim(kind)
+                    wake = await self._store.wait_for_work(self._lanes[kind], WAIT_S)
+                if wake is None or not wake.call or await self._take(wake, kind):
+                    wait = not await self._claim(kind)
             except StoreError as error:
                 logger.warning("! claiming interrupted (%s), trying again", error)
                 await asyncio.sleep(0.5)
@@ -208,6 +225,16 @@ class Claims:
                 for _ in range(self._spare[kind]):
                     self._slots[kind].release()
                 self._spare[kind] = 0
+
+    async def _take(self, wake: Wake, kind: Executor) -> bool:
+        """Start the one call that a wake-up named; True when there is more to choose from."""
+        with self._starts(wake.call):
+            found = await self._store.take(self._worker, wake)
+            if found == "more":
+                return True
+            if found is not None:
+                await self._accept(found, kind)
+        return False
 
     async def _reserve(self, kind: Executor) -> None:
         """Wait for a free slot, and take along others that are free now."""
@@ -228,21 +255,61 @@ class Claims:
             calls = await self._store.claim(self._worker, name, asked)
             # Fewer than asked for: the lane is empty, and the next wake-up tells when it is not.
             more = more or len(calls) == asked
-            await asyncio.gather(*(self._start(call, kind) for call in calls))
+            starts = (self._start(call, kind) for call in calls)
+            # All of them, before an error ends this: what starts later has no slot.
+            ends = await asyncio.gather(*starts, return_exceptions=True)
+            for error in ends:
+                if error is not None:
+                    raise error
         return more
 
     async def _start(self, call: str, kind: Executor) -> None:
+        with self._starts(call):
+            found = await self._store.start(self._worker, call)
+            if found is None:
+                logger.info("⊘ %s ended before its start", call, extra={"call_id": call})
+            else:
+                await self._accept(found, kind)
+
+    @contextlib.contextmanager
+    def _starts(self, call: str) -> Iterator[None]:
+        """It is on its way to us: no stray."""
         self._starting.add(call)
         try:
-            found = await self._store.start(self._worker, call)
+            yield
         finally:
             self._starting.discard(call)
-        if found is None:
-            logger.info("⊘ %s ended before its start", call, extra={"call_id": call})
-            return
+
+    async def help_out(self, spec: CallSpec) -> bool:
+        """Begin a call that somebody here waits for, beyond the slots: theirs is idle meanwhile.
+
+        Returns:
+            Whether it was begun. Not while there are slots that it will come to by itself.
+        """
+        kind = next((kind for kind, lanes in self._lanes.items() if spec.lane in lanes), None)
+        if kind is None or not (self._stopped or self._is_busy(kind)):
+            return False
+        with self._starts(spec.id):
+            wake = Wake(spec.lane, spec.id, spec.gate)
+            found = await self._store.take(self._worker, wake, in_turn=False)
+            if not isinstance(found, Claimed):
+                return False
+            self._spare[kind] += 1
+            await self._accept(found, kind)
+            self._beyond.add(spec.id)
+        return True
+
+    def _is_busy(self, kind: Executor) -> bool:
+        return self._slots[kind].locked() and self._spare[kind] == 0
+
+    async def _accept(self, claimed: Claimed, kind: Executor) -> None:
+        call = claimed.spec.id
         self._spare[kind] -= 1
-        self._specs[call] = (found[0], kind)
-        self._unsettled.add(call)
+        while (former := self._unsettled.get(call)) is not None:
+            # A run of it that was put off may have been ours, and have a last step to do.
+            await former.wait()
+        self._claimed[call] = (claimed, kind)
+        self._unsettled[call] = asyncio.Event()
         self.drained.clear()
         self._started.put_nowait(call)
 
@@ -251,15 +318,14 @@ class Claims:
 
         Called with every heartbeat. What two looks in a row find is not on its way any more.
         """
-        known = self._specs.keys() | self._starting
+        known = self._claimed.keys() | self._starting
         found = {
-            call: name
-            for call, name in await self._store.claimed_by(self._worker)
+            call: spec
+            for call, spec, _ in await self._store.claimed_by(self._worker)
             if call not in known
         }
         for call in self._strays & found.keys():
-            status = await self._store.release(self._worker, call, found[call], started=True)
-            if status == "queued":
+            if await self._store.hand_back(self._worker, call, found[call]):
                 logger.info("↻ %s handed back", call, extra={"call_id": call})
         self._strays = set(found)
 
@@ -282,12 +348,13 @@ class Engine:
         self._app_spec = app_spec
         self._handle_signals = handle_signals
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-        self.redis: ClaimingRedis = store.connect(settings, client=ClaimingRedis)
+        self.redis: ClaimingRedis = connection.connect(settings, client=ClaimingRedis)
         self.redis.job_serializer = orjson.dumps
         self.redis.job_deserializer = orjson.loads
         self._tasks: list[asyncio.Task[None]] = []
         self._main: asyncio.Task[Any] | None = None
         self._started = False
+        self._hooked = False
         self._stopping = False
 
     def arq_settings(self) -> dict[str, Any]:
@@ -318,12 +385,18 @@ class Engine:
     async def startup(self, _ctx: dict[Any, Any]) -> None:
         """arq's worker starts."""
         self._main = asyncio.current_task()
+        await lifecycle.start()
+        self._hooked = True
         self._store = Store(self._settings)
         processes = await self._start_processes()
-        self._execution = Execution(self._app, self._store, self._settings, self.id, processes)
+        self._caller = Caller(self._store, self._settings, help_out=self._help_out)
+        self._execution = Execution(
+            self._app, self._store, self._settings, self.id, processes, self._caller
+        )
         await self._store.renew(self.id, join=True)
         await self._compare_callbacks()
         self._claims = Claims(self._store, self.id, self._settings.queues, self._slots(processes))
+        await self._store.offer(self.id, self._claims.capacity)
         self._sweeper = Sweeper(self._store, self._settings)
         self._sweeper.start()
         self._tasks = [
@@ -347,14 +420,28 @@ class Engine:
     async def _start_processes(self) -> ProcessPool | None:
         if self._app_spec is None:
             return None
-        if all(o.executor is not Executor.PROCESS for o in bridge.offloaded_of(self._app).values()):
+        if not self._needs_processes():
             return None
-        pool = ProcessPool(self._app_spec, self._settings.processes)
+        pool = ProcessPool(
+            self._app_spec,
+            self._settings.processes,
+            max_calls=self._settings.process_max_calls,
+            max_mb=self._settings.process_max_mb,
+        )
         try:
             await pool.start()
         except PoolBroken as error:
             raise ConfigError(f"a process for callbacks cannot be started: {error}") from error
         return pool
+
+    def _needs_processes(self) -> bool:
+        """Whether anything that runs in processes can wait in this worker's queues."""
+        found = [*bridge.offloaded_of(self._app).values()]
+        found += [task.offloaded for task in remote.registered().values()]
+        return any(
+            one.executor is Executor.PROCESS and one.options.queue in self._settings.queues
+            for one in found
+        )
 
     def _slots(self, processes: ProcessPool | None) -> dict[Executor, int]:
         settings = self._settings
@@ -374,6 +461,9 @@ class Engine:
             logger.warning(
                 "! the web processes offload callbacks that this worker does not know: %s", missing
             )
+
+    async def _help_out(self, spec: CallSpec) -> bool:
+        return await self._claims.help_out(spec)
 
     async def run_call(self, _ctx: dict[Any, Any], call: str) -> None:
         """arq's job: run a call that this worker has claimed."""
@@ -399,6 +489,7 @@ class Engine:
                 alive = await self._store.renew(self.id)
                 if not alive:
                     await self._rejoin()
+                await self._cancel_ended()
                 await self._claims.reconcile()
             except StoreError as error:
                 logger.warning("! lease not renewed: %s", error)
@@ -409,7 +500,12 @@ class Engine:
         """This worker was silent for longer than its lease: its calls are not its own any more."""
         logger.warning("! given up as lost; stopping its calls and joining again")
         self._execution.cancel_all()
-        await self._store.renew(self.id, join=True)
+        # A retry of one of them may come here, and must not meet the run before it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REJOIN_S):
+                await self._claims.drained.wait()
+        if await self._store.renew(self.id, join=True):
+            await self._store.offer(self.id, self._claims.capacity)
 
     async def _obey(self) -> None:
         controls = self._store.controls()
@@ -426,7 +522,7 @@ class Engine:
             await controls.close()
 
     async def _cancel_ended(self) -> None:
-        """The connection was lost: a cancel may have been said meanwhile."""
+        """A cancel may have been said while nobody listened, or not have been said."""
         with contextlib.suppress(StoreError):
             for call in await self._store.ended(self._execution.running):
                 self._execution.cancel(call)
@@ -456,19 +552,24 @@ class Engine:
 
     async def shutdown(self, _ctx: dict[Any, Any]) -> None:
         """arq's worker ends: its jobs are done or cancelled."""
-        if not self._started:
-            return
+        if self._started:
+            await self._leave()
+        if self._hooked:
+            await lifecycle.stop()
+        logger.info("worker %s ended", self.id)
+
+    async def _leave(self) -> None:
         await self._claims.stop()
         await tasks.end(self._tasks)
         await self._sweeper.close()
         await self._execution.close()
+        await self._caller.close()
         with contextlib.suppress(StoreError):
             # All calls have ended; what is left was claimed or started and never came here.
-            for call, name in await self._store.claimed_by(self.id):
-                await self._store.release(self.id, call, name, started=True)
+            for call, spec, _ in await self._store.claimed_by(self.id):
+                await self._store.hand_back(self.id, call, spec)
             await self._store.leave(self.id)
         await self._store.close()
-        logger.info("worker %s ended", self.id)
 
 
 def health_check_key(settings: Settings) -> str:

@@ -5,27 +5,34 @@ killed ends its call, never the worker.
 """
 
 import asyncio
+import contextlib
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
+from typing import Any, TypeVar
 
-from dash_dispatch import bridge
+from dash_dispatch import binding, bridge, remote, tasks
+from dash_dispatch.caller import MAX_DEPTH, Caller, Scope, scope_of
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import CallExpired, DispatchError, StoreError, StoreUnavailable
 from dash_dispatch.processes import ProcessDied, ProcessPool
 from dash_dispatch.protocol import (
+    PUBLIC_FAILURES,
     CallSpec,
     Executor,
     Outcome,
     Status,
     failed,
+    retry_pause_s,
 )
-from dash_dispatch.store import Store
+from dash_dispatch.store import Claimed, Store
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EVENTS_WAITING = 1000
 """``set_props`` of one call that wait for Redis; at the bound the callback itself waits, so that a
@@ -35,7 +42,10 @@ UNWIND_S = 5.0
 """How long a coroutine that was cancelled may take to clean up before it is left alone."""
 
 RECORD_TRIES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Pauses between attempts to record an outcome while Redis is away."""
+"""Pauses between attempts to write something down while Redis is away."""
+
+EMIT_BATCH = 64
+"""Updates that one script carries at most."""
 
 
 class Stream:
@@ -129,19 +139,23 @@ class Stream:
             await self._new.wait()
             self._new.clear()
             while self._queue:
-                if not await self._emit(self._queue[0]):
+                batch = list(itertools.islice(self._queue, EMIT_BATCH))
+                if not await self._emit(batch):
                     self.stop()
                     return False
-                self._queue.popleft()
+                # Empty when it was stopped meanwhile.
+                for _ in batch[: len(self._queue)]:
+                    self._queue.popleft()
                 self._room.set()
             if self._closing:
                 return True
 
-    async def _emit(self, props: bytes) -> bool:
-        self._number += 1
+    async def _emit(self, batch: list[bytes]) -> bool:
+        number = self._number + 1
+        self._number += len(batch)
         for pause_s in (*RECORD_TRIES_S, None):
             try:
-                return await self._store.emit(self._worker, self._spec, self._number, props)
+                return await self._store.emit(self._worker, self._spec, number, batch)
             except StoreUnavailable as error:
                 if pause_s is None:
                     self.error = error
@@ -168,6 +182,7 @@ class Execution:
         worker: This worker's id.
         processes: The pool for ``def`` callbacks; None runs them in threads (the embedded mode
             where no fresh process could import the app).
+        caller: Runs tasks for the calls.
     """
 
     def __init__(
@@ -177,17 +192,23 @@ class Execution:
         settings: Settings,
         worker: str,
         processes: ProcessPool | None,
+        caller: Caller,
     ) -> None:
         self._app = app
         self._store = store
         self._settings = settings
         self._worker = worker
         self._processes = processes
+        self._caller = caller
+        self._named = app.user_of is not None
+        # As many as there are slots; more only while calls wait for tasks that are run here.
+        threads = settings.worker_threads + (settings.processes if processes is None else 0)
         self._threads = ThreadPoolExecutor(
-            settings.worker_threads + (settings.processes if processes is None else 0),
+            threads * (MAX_DEPTH + 1),
             thread_name_prefix="dash-dispatch-call",
         )
         self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._timers: set[asyncio.Task[None]] = set()
 
     @property
     def running(self) -> set[str]:
@@ -206,42 +227,106 @@ class Execution:
             self.cancel(call)
 
     async def close(self) -> None:
-        """End the pools."""
+        """End the pools. Retries that wait for their time are any sweeper's."""
+        await tasks.end(self._timers)
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._processes is not None:
             await self._processes.close()
 
-    async def run(self, spec: CallSpec, executor: Executor) -> None:
-        """Run a call and record its outcome. Raises nothing."""
+    async def run(self, claimed: Claimed, executor: Executor) -> None:
+        """Run a call, and record its outcome or put it off for a retry. Raises nothing."""
+        spec = claimed.spec
         logger.info("→ %s %s", spec.id, _short(spec.output), extra={"call_id": spec.id})
+        if spec.cache_key and not await self._leads(spec):
+            return
         stream = Stream(self._store, self._worker, spec)
         pump = asyncio.create_task(stream.pump(), name=f"events {spec.id}")
-        task = asyncio.create_task(self._outcome(spec, executor, stream), name=f"run {spec.id}")
+        for update in spec.on_start:
+            stream.put(update)
+        task = asyncio.create_task(self._outcome(claimed, executor, stream), name=f"run {spec.id}")
         self._running[spec.id] = task
         pump.add_done_callback(lambda _: None if not stream.is_shutdown else task.cancel())
         try:
-            outcome = await self._settled(task, spec)
+            outcome = await self._settled(task, stream, spec)
             stream.close()
             outcome = await self._after_events(pump, stream, outcome, spec)
-            await asyncio.shield(asyncio.create_task(self._record(spec, outcome)))
+            await asyncio.shield(asyncio.create_task(self._conclude(claimed, outcome)))
         except asyncio.CancelledError:
             # The worker stops and its grace is over. The page is told, and the loop goes on down.
+            stream.stop()
             task.cancel()
             await asyncio.wait([task], timeout=UNWIND_S)
             outcome = self._error(
                 Status.WORKER_LOST, "WorkerLost", "The worker was stopped while it ran this.", spec
             )
-            await asyncio.shield(asyncio.create_task(self._record(spec, outcome)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(sum(RECORD_TRIES_S)):
+                    await self._conclude(claimed, outcome)
             raise
         finally:
             stream.stop()
             pump.cancel()
             del self._running[spec.id]
 
-    async def _settled(self, task: "asyncio.Task[Outcome]", spec: CallSpec) -> Outcome:
+    async def _leads(self, spec: CallSpec) -> bool:
+        """Whether this call has to compute its result: nobody has, and nobody is at it."""
+        extra = {"call_id": spec.id}
+        try:
+            found = await self._store.lead(self._worker, spec)
+        except StoreError as error:
+            logger.warning("! %s: computed for itself (%s)", spec.id, error, extra=extra)
+            return True
+        if isinstance(found, Outcome):
+            await self._record(spec, found)
+            return False
+        if found == "follow":
+            logger.info("↻ %s waits for the same result of another call", spec.id, extra=extra)
+        if found == "late":
+            logger.info("⊘ %s ended before its start", spec.id, extra=extra)
+            with contextlib.suppress(StoreError):
+                # Else this worker's next heartbeats find that nothing of it runs here.
+                await self._store.forget(self._worker, spec.id)
+        return found == "lead"
+
+    async def _conclude(self, claimed: Claimed, outcome: Outcome) -> None:
+        if not await self._put_off(claimed, outcome):
+            await self._record(claimed.spec, outcome)
+
+    async def _put_off(self, claimed: Claimed, outcome: Outcome) -> bool:
+        """Let a call that failed be run again, if it may. Redis being away is waited for."""
+        spec, attempt = claimed
+        if attempt > spec.retries or not _may_retry(outcome):
+            return False
+        pause_s = retry_pause_s(spec.backoff_s, attempt)
+        word = await self._persist(spec, lambda: self._store.retry(self._worker, spec, pause_s))
+        if word != "ok":
+            return False
+        logger.warning(
+            "↻ %s failed (run %d of %d), again in %.1f s",
+            spec.id,
+            attempt,
+            spec.retries + 1,
+            pause_s,
+            extra={"call_id": spec.id},
+        )
+        timer = asyncio.create_task(self._requeue(spec, pause_s), name=f"retry {spec.id}")
+        self._timers.add(timer)
+        timer.add_done_callback(self._timers.discard)
+        return True
+
+    async def _requeue(self, spec: CallSpec, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        # A sweeper does it when this cannot.
+        with contextlib.suppress(StoreError):
+            await self._store.requeue(spec.id)
+
+    async def _settled(
+        self, task: "asyncio.Task[Outcome]", stream: Stream, spec: CallSpec
+    ) -> Outcome:
         """The task's outcome, within its time; a cancel of the call is an outcome, too."""
         done, _ = await asyncio.wait([task], timeout=spec.timeout_s)
         if not done:
+            stream.stop()
             task.cancel()
             # A coroutine may hold out against its cancellation; its page does not wait for that.
             await asyncio.wait([task], timeout=UNWIND_S)
@@ -264,9 +349,11 @@ class Execution:
             return self._error(Status.FAILED, kind, str(stream.error), spec)
         return outcome
 
-    async def _outcome(self, spec: CallSpec, executor: Executor, stream: Stream) -> Outcome:
+    async def _outcome(self, claimed: Claimed, executor: Executor, stream: Stream) -> Outcome:
+        spec = claimed.spec
         try:
-            outcome = await self._runner(executor)(spec, stream)
+            with scope_of(spec, self._caller.ask, named=self._named) as scope, remote.using(scope):
+                outcome = await self._runner(executor)(claimed, stream, scope)
         except ProcessDied as error:
             text = f"The process that ran this callback ended: {error}."
             return self._error(Status.WORKER_LOST, "WorkerLost", text, spec)
@@ -280,37 +367,46 @@ class Execution:
 
     def _runner(
         self, executor: Executor
-    ) -> Callable[[CallSpec, Stream], Coroutine[Any, Any, Outcome]]:
+    ) -> Callable[[Claimed, Stream, Scope], Coroutine[Any, Any, Outcome]]:
         if executor is Executor.PROCESS and self._processes is not None:
             return self._in_process
         return self._on_loop if executor is Executor.LOOP else self._in_thread
 
-    async def _on_loop(self, spec: CallSpec, stream: Stream) -> Outcome:
+    async def _on_loop(self, claimed: Claimed, stream: Stream, _scope: Scope) -> Outcome:
+        spec = claimed.spec
         try:
-            invocation = bridge.bind_call(self._app, spec, stream)
+            invocation = self._bind(claimed, stream)
             return bridge.outcome_of(await invocation.run(), invocation.response)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: its error is shown
             return self._failed(error, spec)
 
-    async def _in_thread(self, spec: CallSpec, stream: Stream) -> Outcome:
+    async def _in_thread(self, claimed: Claimed, stream: Stream, _scope: Scope) -> Outcome:
+        spec = claimed.spec
         loop = asyncio.get_running_loop()
         context = copy_context()
 
         def work() -> Outcome:
             try:
-                invocation = bridge.bind_call(self._app, spec, stream)
+                invocation = self._bind(claimed, stream)
                 return bridge.outcome_of(invocation.run(), invocation.response)
             except BaseException as error:  # noqa: BLE001 - user code; as on the loop
                 return self._failed(error, spec)
 
         return await loop.run_in_executor(self._threads, context.run, work)
 
-    async def _in_process(self, spec: CallSpec, stream: Stream) -> Outcome:
+    async def _in_process(self, claimed: Claimed, stream: Stream, scope: Scope) -> Outcome:
+        spec = claimed.spec
         assert self._processes is not None
-        outcome = await self._processes.run(spec, self._worker, stream.put_when_room)
+        outcome = await self._processes.run(
+            spec, claimed.attempt, self._worker, stream.put_when_room, scope.ask
+        )
         if outcome.status is Status.FAILED:
             self._log_failure(outcome, spec)
         return outcome
+
+    def _bind(self, claimed: Claimed, stream: Stream) -> bridge.Invocation:
+        spec, attempt = claimed
+        return binding.bind_call(self._app, spec, stream, attempt, self._worker)
 
     def _failed(self, error: BaseException, spec: CallSpec) -> Outcome:
         outcome = bridge.outcome_of_error(error, spec.id, self._worker)
@@ -326,27 +422,50 @@ class Execution:
         return failed(status, kind, text, call=spec.id, worker=self._worker)
 
     async def _record(self, spec: CallSpec, outcome: Outcome) -> None:
-        """Write the outcome down, through a pause of Redis."""
+        """Write the outcome down. As long as Redis is away, the call keeps its slot and waits."""
         extra = {"call_id": spec.id}
-        for pause_s in (*RECORD_TRIES_S, None):
+        try:
+            await self._tell_libraries(spec, outcome)
+            first = await self._persist(
+                spec, lambda: self._store.finish(self._worker, spec, outcome)
+            )
+        except CallExpired:
+            logger.warning("! %s expired before its outcome", spec.id, extra=extra)
+        except StoreError:
+            # Its lease runs out like that of a dead worker, and the page hears of it.
+            logger.exception("! %s: outcome not recorded", spec.id, extra=extra)
+        else:
+            if first:
+                logger.info("← %s %s", spec.id, outcome.status, extra=extra)
+            else:
+                logger.info("⊘ %s had its outcome already", spec.id, extra=extra)
+
+    async def _tell_libraries(self, spec: CallSpec, outcome: Outcome) -> None:
+        """Before the page asks for their files. Without it, those may not be found."""
+        if outcome.libraries:
             try:
-                first = await self._store.finish(self._worker, spec, outcome)
-            except CallExpired:
-                logger.warning("! %s expired before its outcome", spec.id, extra=extra)
-                return
+                await self._persist(spec, lambda: self._store.add_libraries(outcome.libraries))
             except StoreError as error:
-                if pause_s is None:
-                    # Its lease runs out like that of a dead worker, and the page hears of it.
-                    logger.exception("! %s: outcome not recorded", spec.id, extra=extra)
-                    return
+                logger.warning("! %s: %s", spec.id, error, extra={"call_id": spec.id})
+
+    async def _persist(self, spec: CallSpec, write: Callable[[], Awaitable[T]]) -> T:
+        """Do it, as soon as Redis is there."""
+        pauses_s = itertools.chain(RECORD_TRIES_S, itertools.repeat(RECORD_TRIES_S[-1]))
+        for pause_s in pauses_s:
+            try:
+                return await write()
+            except StoreUnavailable as error:
+                extra = {"call_id": spec.id}
                 logger.warning("! %s: outcome waits for Redis (%s)", spec.id, error, extra=extra)
                 await asyncio.sleep(pause_s)
-            else:
-                if first:
-                    logger.info("← %s %s", spec.id, outcome.status, extra=extra)
-                else:
-                    logger.info("⊘ %s had its outcome already", spec.id, extra=extra)
-                return
+        raise AssertionError("endless")
+
+
+def _may_retry(outcome: Outcome) -> bool:
+    if outcome.status is Status.WORKER_LOST:
+        return True
+    # What is over a limit will be so again.
+    return outcome.status is Status.FAILED and outcome.failure.type not in PUBLIC_FAILURES
 
 
 def _short(output: str) -> str:

@@ -80,16 +80,17 @@ def _as_dash(message: ClientMessage) -> dict[str, Any] | None:
     return {"type": kind, "rendererId": page, "requestId": request, "payload": content}
 
 
-def snapshot(app: Any, request: Any) -> RequestSnapshot:
+def snapshot(app: Any, request: Any, path: str = "") -> RequestSnapshot:
     """What a callback can ask of a request, from a Quart request or websocket.
 
-    The path is that of Dash's own endpoint, so that ``ctx.path`` does not depend on the transport.
+    Without a path it is that of Dash's own endpoint, so that ``ctx.path`` does not depend on the
+    transport.
     """
     return RequestSnapshot(
         cookies=dict(request.cookies),
         headers=dict(request.headers),
         args=list(request.args.items(multi=True)),
-        path=f"{app.config.routes_pathname_prefix}_dash-update-component?",
+        path=path or f"{app.config.routes_pathname_prefix}_dash-update-component?",
         remote=request.remote_addr or "",
         origin=request.headers.get("Origin") or "",
     )

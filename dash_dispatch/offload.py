@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dash_dispatch.errors import ConfigError
-from dash_dispatch.protocol import Executor, OnLeave, Overlap
+from dash_dispatch.protocol import Executor, OnLeave, Overlap, lane
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 MAX_PRIORITY = 10
@@ -123,6 +123,55 @@ def _is_duration(value: object) -> bool:
 
 
 @dataclass(frozen=True)
+class Caching:
+    """Of what a kept result depends, beside the callback and its arguments.
+
+    Attributes:
+        ignore: Positions or names of arguments that do not count.
+        ignore_triggered: Whether it does not matter which input triggered the callback.
+        by: Functions without arguments whose values count as well.
+    """
+
+    ignore: tuple[int | str, ...] = ()
+    ignore_triggered: bool = True
+    by: tuple[Callable[[], Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One element of ``queued=``: a property that says where a waiting call is.
+
+    Attributes:
+        output: The property, a ``dash.Output``.
+        template: A text for ``str.format`` with ``{position}`` (1 is next) and ``{estimate}``
+            (``about 20 s``; empty while unknown), a function of the position and of the estimated
+            seconds or None, or any other value, which is shown as it is.
+        after: The value once it waits no longer.
+    """
+
+    output: Any
+    template: Any
+    after: Any
+
+    def shown(self, position: int, estimate_s: float | None) -> Any:
+        """The value at this position."""
+        if callable(self.template):
+            return self.template(position, estimate_s)
+        if isinstance(self.template, str):
+            return self.template.format(position=position, estimate=in_words(estimate_s))
+        return self.template
+
+
+def in_words(estimate_s: float | None) -> str:
+    """An estimate, no more exact than it is."""
+    if estimate_s is None:
+        return ""
+    if estimate_s < 60:
+        return f"about {max(1, round(estimate_s))} s"
+    return f"about {round(estimate_s / 60)} min"
+
+
+@dataclass(frozen=True)
 class Offloaded:
     """An offloaded callback as registered: its options, made definite for its function.
 
@@ -132,6 +181,7 @@ class Offloaded:
         overlap: What its runs do to each other.
         gate: The concurrency limit it comes under; empty for none.
         code: A digest of the function's source: a changed function finds no old results.
+        caching: On what a kept result depends.
     """
 
     options: Offload
@@ -139,6 +189,29 @@ class Offloaded:
     overlap: Overlap
     gate: str
     code: str
+    caching: Caching = Caching()
+
+
+def limits(options: Offload, gate: str, executor: Executor, timeout_s: float) -> dict[str, Any]:
+    """The fields of a `CallSpec` that follow from `Offload`.
+
+    Args:
+        options: As given by the user.
+        gate: The limit that it comes under; empty for none.
+        executor: Where it runs.
+        timeout_s: The time limit where the options name none.
+    """
+    return {
+        "lane": lane(options.queue, executor),
+        "timeout_s": options.timeout or timeout_s,
+        "gate": gate,
+        "limit": options.concurrency or 0,
+        "priority": options.priority,
+        "retries": options.retries,
+        "backoff_s": options.backoff,
+        "on_leave": OnLeave(options.on_leave),
+        "cache_s": options.cache or 0.0,
+    }
 
 
 def check_executor(offload: Offload, function: Callable[..., Any]) -> Executor:

@@ -51,6 +51,7 @@ class Outbox:
         self._mail: deque[Event] = deque()
         self._mailed_calls: set[str] = set()
         self._posting: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()
 
     @property
     def connected(self) -> bool:
@@ -86,6 +87,12 @@ class Outbox:
         else:
             self._unconfirmed.append((self._direct.send(event), event))
 
+    async def room(self) -> None:
+        """Wait while much is on its way to Redis: for callbacks that are faster than it."""
+        while len(self._mail) >= MAX_UNCONFIRMED:
+            self._moved.clear()
+            await self._moved.wait()
+
     def _spill(self, direct: Direct) -> None:
         # The browser may have them all the same: it tells by the number.
         for number, event in self._unconfirmed:
@@ -118,6 +125,7 @@ class Outbox:
             else:
                 self._mail.popleft()
                 backoff_s = 0.1
+            self._moved.set()
 
     async def close(self, timeout_s: float) -> None:
         """Send what is left, as far as Redis takes it within the time."""

@@ -17,22 +17,36 @@ import signal
 import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from dash_dispatch import child
+from dash_dispatch import child, tasks
 from dash_dispatch.protocol import CallSpec, Outcome
 
 logger = logging.getLogger(__name__)
 
 HEADER: Final = struct.Struct("!cQ")
+NUMBER: Final = struct.Struct("!Q")
 START_S = 60.0
 """How long the app's import may take in a new process."""
+HOOKS_S = 600.0
+"""How long ``on_worker_start`` may take there: models are large, and disks may be far away."""
+STOP_S = 10.0
+"""How long ``on_worker_stop`` may take there."""
 KILL_S = 5.0
+EXTRA_IDLE_S = 10.0
+"""A process more than asked for, started while others wait for tasks, is kept this long."""
+
+Emit = Callable[[bytes], Awaitable[None]]
+Ask = Callable[[CallSpec], Awaitable[Outcome]]
+
+
+async def _nobody(_spec: CallSpec) -> Outcome:
+    raise RuntimeError("tasks cannot be run from here")
 
 
 class ProcessDied(Exception):
@@ -56,18 +70,33 @@ class Worker:
         self._reader = reader
         self._writer = writer
         self._died = asyncio.Event()
+        self._has_hooks = False
+        self._asking: dict[int, asyncio.Task[None]] = {}
+        self.calls = 0
+        """How many it has been given."""
+        self.full = False
+        """It holds more memory than it may."""
+        self.successor: asyncio.Task[None] | None = None
+        """What starts the process that takes its place."""
         asyncio.get_running_loop().add_reader(process.sentinel, self._on_death)
 
     @classmethod
-    async def start(cls, app_spec: str) -> "Worker":
-        """Start a process and wait until it has imported the app.
+    async def start(cls, app_spec: str, max_mb: int = 0) -> "Worker":
+        """Start a process and wait until it has imported the app and ``on_worker_start`` has run.
+
+        Args:
+            app_spec: How to import the app.
+            max_mb: Resident memory from which it says that it is `full`; 0: never.
 
         Raises:
             PoolBroken: It could not.
         """
         ours, theirs = socket.socketpair()
         process = _context().Process(
-            target=child.main, args=(theirs, app_spec), name="dash-dispatch-call", daemon=True
+            target=child.main,
+            args=(theirs, app_spec, max_mb),
+            name="dash-dispatch-call",
+            daemon=True,
         )
         # The first start brings up the fork server, which imports the app: not on the loop.
         launching = asyncio.ensure_future(asyncio.to_thread(process.start))
@@ -88,8 +117,7 @@ class Worker:
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**20)
         worker = cls(process, reader, writer)
         try:
-            async with asyncio.timeout(START_S):
-                kind, body = await worker._read()
+            kind, body = await worker._first_words()
         except (TimeoutError, ProcessDied) as error:
             await worker.kill()
             raise PoolBroken(f"a process for callbacks did not start: {error}") from error
@@ -99,7 +127,21 @@ class Worker:
         if kind != child.READY:
             await worker.kill()
             raise PoolBroken(body.decode())
+        worker._has_hooks = body == b"1"
         return worker
+
+    async def _first_words(self) -> tuple[bytes, bytes]:
+        async with asyncio.timeout(START_S):
+            words = await self._read()
+        if words[0] != child.HOOKS:
+            return words
+        async with asyncio.timeout(HOOKS_S):
+            return await self._read()
+
+    @property
+    def waits(self) -> bool:
+        """Whether its call waits for tasks."""
+        return bool(self._asking)
 
     @property
     def pid(self) -> int:
@@ -113,20 +155,52 @@ class Worker:
         self._writer.close()
         self._reader.feed_eof()
 
-    async def run(
-        self, spec: CallSpec, name: str, emit: Callable[[bytes], Awaitable[None]]
-    ) -> Outcome:
-        """Run one call; its events go to ``emit`` as they come.
+    async def run(self, order: child.Order, emit: Emit, ask: Ask) -> Outcome:
+        """Run one call.
+
+        Args:
+            order: The call.
+            emit: Takes its updates as they come.
+            ask: Runs its tasks.
 
         Raises:
             ProcessDied: The process ended before the call did.
         """
-        await self._write(child.CALL, msgspec.msgpack.encode((spec, name)))
-        while True:
-            kind, body = await self._read()
-            if kind == child.OUTCOME:
-                return msgspec.msgpack.decode(body, type=Outcome)
-            await emit(body)
+        self.calls += 1
+        await self._write(child.CALL, msgspec.msgpack.encode(order))
+        try:
+            while True:
+                kind, body = await self._read()
+                if kind in (child.OUTCOME, child.OUTCOME_AND_FULL):
+                    self.full = kind == child.OUTCOME_AND_FULL
+                    return msgspec.msgpack.decode(body, type=Outcome)
+                if kind == child.PROPS:
+                    await emit(body)
+                elif kind == child.ASK:
+                    self._begin(body, ask)
+                elif kind == child.DROP:
+                    self._give_up(*NUMBER.unpack(body))
+        finally:
+            # It returned, or died, without waiting for these.
+            await tasks.end(list(self._asking.values()))
+
+    def _begin(self, body: bytes, ask: Ask) -> None:
+        number, spec = msgspec.msgpack.decode(body, type=tuple[int, CallSpec])
+        task = asyncio.create_task(self._reply(number, spec, ask), name=f"task {number}")
+        self._asking[number] = task
+        task.add_done_callback(lambda _: self._asking.pop(number, None))
+
+    def _give_up(self, number: int) -> None:
+        task = self._asking.get(number)
+        if task is not None:
+            task.cancel()
+
+    async def _reply(self, number: int, spec: CallSpec, ask: Ask) -> None:
+        try:
+            reply = child.Reply(number, await ask(spec))
+        except Exception as error:  # noqa: BLE001 - raised in the process, as if it had asked here
+            reply = child.Reply(number, None, type(error).__name__, str(error))
+        await self._write(child.REPLY, msgspec.msgpack.encode(reply))
 
     async def _write(self, kind: bytes, body: bytes) -> None:
         try:
@@ -166,6 +240,19 @@ class Worker:
         # The loop may not have come round to hearing of it.
         return not multiprocessing.connection.wait([self._process.sentinel], 0)
 
+    async def retire(self) -> None:
+        """Let an idle process come to its end: ``on_worker_stop`` first, for ``STOP_S``."""
+        if self._has_hooks and self.alive:
+            await self._write(child.STOP, b"")
+            try:
+                async with asyncio.timeout(STOP_S):
+                    await self._read()
+            except TimeoutError:
+                logger.warning("! on_worker_stop takes longer than %g s, killed", STOP_S)
+            except ProcessDied as error:
+                logger.warning("! a process ended before its on_worker_stop did: %s", error)
+        await self.kill()
+
     async def kill(self) -> None:
         """End the process and all its children, now."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -187,23 +274,38 @@ def _context() -> ForkServerContext | SpawnContext:
 class ProcessPool:
     """``size`` warm processes; a call takes one for itself.
 
-    Callers never wait long: a worker claims only as many calls as there are processes.
+    Callers never wait long: a worker claims only as many calls as there are processes. While a
+    call waits for tasks, which may need a process themselves, the pool has one more.
+
+    Args:
+        app_spec: How a fresh process imports the app.
+        size: How many processes.
+        max_calls: After so many calls a process is replaced; 0: never. Its successor starts
+            beside its last call.
+        max_mb: A process whose resident memory is larger after a call is replaced; 0: never. It
+            goes on until its successor is there.
     """
 
-    def __init__(self, app_spec: str, size: int) -> None:
+    def __init__(self, app_spec: str, size: int, *, max_calls: int = 0, max_mb: int = 0) -> None:
         self._app_spec = app_spec
         self._size = size
+        self._max_calls = max_calls
+        self._max_mb = max_mb
         self._idle: deque[Worker] = deque()
         self._all: set[Worker] = set()
         self._change = asyncio.Condition()
         self._closed = False
         self._starting: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._wanting = 0
+        self._trimming: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Start all processes.
 
         Raises:
-            PoolBroken: The app cannot be imported in a fresh process; the message says why.
+            PoolBroken: The app cannot be imported in a fresh process, or ``on_worker_start``
+                failed there; the message says why.
         """
         context = _context()
         if isinstance(context, ForkServerContext):
@@ -214,52 +316,103 @@ class ProcessPool:
         await asyncio.gather(*(self._add() for _ in range(self._size - 1)))
 
     async def _add(self) -> None:
-        worker = await Worker.start(self._app_spec)
+        worker = await Worker.start(self._app_spec, self._max_mb)
         if self._closed:
             await worker.kill()
             return
         self._all.add(worker)
+        await self._put(worker)
+
+    async def _put(self, worker: Worker) -> None:
         async with self._change:
             self._idle.append(worker)
             self._change.notify()
 
     async def run(
-        self, spec: CallSpec, name: str, emit: Callable[[bytes], Awaitable[None]]
+        self, spec: CallSpec, attempt: int, name: str, emit: Emit, ask: Ask = _nobody
     ) -> Outcome:
         """Run a call in a process. Cancelling kills that process, and another takes its place.
+
+        Args:
+            spec: The call.
+            attempt: The number of this run, from 1.
+            name: The worker's.
+            emit: Takes its updates as they come.
+            ask: Runs its tasks.
 
         Raises:
             ProcessDied: The process ended before the call did.
         """
         worker = await self._take()
+        if self._max_calls and worker.calls + 1 >= self._max_calls:
+            self._succeed(worker)
         try:
-            outcome = await worker.run(spec, name, emit)
+            outcome = await worker.run(child.Order(spec, attempt, name), emit, ask)
         except BaseException:
-            await self._replace(worker)
+            self._replace(worker)
             raise
-        async with self._change:
-            self._idle.append(worker)
-            self._change.notify()
+        await self._give_back(worker)
         return outcome
 
     async def _take(self) -> Worker:
         while True:
-            async with self._change:
-                await self._change.wait_for(lambda: bool(self._idle))
-                worker = self._idle.popleft()
+            self._wanting += 1
+            try:
+                self._fill()
+                async with self._change:
+                    await self._change.wait_for(lambda: bool(self._idle))
+                    worker = self._idle.popleft()
+            finally:
+                self._wanting -= 1
             if worker.alive:
                 return worker
             # Killed from outside while it was idle: no call was lost with it.
-            await self._replace(worker)
+            self._replace(worker)
 
-    async def _replace(self, worker: Worker) -> None:
+    async def _give_back(self, worker: Worker) -> None:
+        if worker.full:
+            self._succeed(worker)
+        used_up = self._max_calls and worker.calls >= self._max_calls
+        succeeded = worker.successor is not None and worker.successor.done()
+        if used_up or succeeded:
+            self._retire(worker)
+            return
+        await self._put(worker)
+        self._trim_later()
+
+    # --- one in the place of another -----------------------------------------------------------
+
+    def _succeed(self, worker: Worker) -> None:
+        """Start what will take its place."""
+        if worker.successor is None:
+            worker.successor = self._start(self._start_successor(worker))
+
+    async def _start_successor(self, worker: Worker) -> None:
+        await self._start_one()
+        if worker in self._idle:
+            self._idle.remove(worker)
+            self._retire(worker)
+
+    def _retire(self, worker: Worker) -> None:
+        logger.info("↻ process %d ends after %d calls", worker.pid, worker.calls)
         self._all.discard(worker)
-        replacing = asyncio.create_task(self._renew(worker), name="process pool")
-        self._starting.add(replacing)
-        replacing.add_done_callback(self._starting.discard)
+        self._end(worker.retire())
 
-    async def _renew(self, worker: Worker) -> None:
-        await worker.kill()
+    def _replace(self, worker: Worker) -> None:
+        self._all.discard(worker)
+        self._end(worker.kill())
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start what is missing; and, while calls wait for tasks, what those may need."""
+        there = sum(worker.successor is None for worker in self._all) + len(self._starting)
+        waiting = sum(worker.waits for worker in self._all)
+        wanted = self._wanting - len(self._idle) - len(self._starting)
+        missing = max(self._size - there, min(wanted, self._size + waiting - there))
+        for _ in range(missing):
+            self._start(self._start_one())
+
+    async def _start_one(self) -> None:
         pause_s = 0.1
         while not self._closed:
             try:
@@ -271,11 +424,46 @@ class ProcessPool:
             else:
                 return
 
+    def _trim_later(self) -> None:
+        if len(self._all) > self._size and self._trimming is None:
+            self._trimming = asyncio.get_running_loop().call_later(EXTRA_IDLE_S, self._trim)
+
+    def _trim(self) -> None:
+        """Take back what was started while calls waited."""
+        self._trimming = None
+        lasting = sum(worker.successor is None for worker in self._all)
+        while lasting > self._size and self._idle:
+            self._retire(self._idle.popleft())
+            lasting -= 1
+        self._trim_later()
+
+    # --- tasks of its own ------------------------------------------------------------------------
+
+    def _start(self, starting: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        return self._own(self._starting, starting)
+
+    def _end(self, ending: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        return self._own(self._ending, ending)
+
+    def _own(
+        self, owned: "set[asyncio.Task[None]]", work: Coroutine[Any, Any, None]
+    ) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work, name="process pool")
+        owned.add(task)
+        task.add_done_callback(owned.discard)
+        return task
+
     async def close(self) -> None:
-        """End all processes."""
+        """End all processes: idle ones in an orderly way, others at once."""
         self._closed = True
-        for task in list(self._starting):
+        if self._trimming is not None:
+            self._trimming.cancel()
+        # Once: each of them kills what it has begun, which must not be cut short.
+        for task in self._starting:
             task.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
-        await asyncio.gather(*(worker.kill() for worker in self._all))
+        idle = set(self._idle)
+        for worker in self._all:
+            self._end(worker.retire() if worker in idle else worker.kill())
+        await asyncio.gather(*self._ending)
         self._all.clear()

@@ -15,7 +15,8 @@ it between two constant strings. Decoding is msgspec's: typed, and strict about 
 
 import enum
 import hashlib
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -32,11 +33,15 @@ SUPPORTED_VERSIONS: Final = frozenset({1})
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="type"):
-    """First words on a connection: who I am, and the last mailbox entry that I have."""
+    """First words on a connection: who I am, and the last mailbox entry that I have.
+
+    ``pieces``: I can put a frame together that comes in `pieces`.
+    """
 
     version: int
     session: str | None = None
     cursor: str | None = None
+    pieces: bool = False
 
 
 class CallMessage(msgspec.Struct, frozen=True, tag="call", tag_field="type"):
@@ -214,12 +219,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
     ``body`` is the JSON text that Dash's callback made (status ok), an encoded `Failure`
     (an error), or empty. ``response`` is JSON of the cookies and headers that the callback set, for
-    transports that can carry them.
+    transports that can carry them. ``libraries`` are the component libraries that its process has
+    imported since its start, and whose files the body lets the page load.
     """
 
     status: Status
     body: bytes = b""
     response: bytes = b""
+    libraries: tuple[str, ...] = ()
 
     @property
     def failure(self) -> Failure:
@@ -288,7 +295,11 @@ class OnLeave(enum.StrEnum):
 
 
 class RequestSnapshot(msgspec.Struct, frozen=True):
-    """What a callback can ask of its request, carried to wherever it runs."""
+    """What a callback can ask of its request, carried to wherever it runs.
+
+    ``custom_data`` is JSON of what the app's hooks of that name have made of the request; empty
+    where they have not been asked.
+    """
 
     cookies: dict[str, str] = {}
     headers: dict[str, str] = {}
@@ -296,6 +307,7 @@ class RequestSnapshot(msgspec.Struct, frozen=True):
     path: str = ""
     remote: str = ""
     origin: str = ""
+    custom_data: str = ""
 
 
 class CallSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -378,6 +390,18 @@ def call_id(page: str, request: str) -> str:
     return hashlib.sha256(f"{page}\0{request}".encode()).hexdigest()[:32]
 
 
+MAX_PAUSE_S: Final = 60.0
+
+
+def retry_pause_s(backoff_s: float, attempt: int) -> float:
+    """How long a call waits after this attempt (from 1): doubled each time, up to a minute.
+
+    Spread over the upper half, so that calls that failed together do not come back together.
+    """
+    longest_s = min(backoff_s * 2.0 ** min(attempt - 1, 30), max(MAX_PAUSE_S, backoff_s))
+    return longest_s * random.uniform(0.5, 1.0)  # noqa: S311 - a spread, not a secret
+
+
 class Executor(enum.StrEnum):
     """Where in a worker a callback runs."""
 
@@ -402,6 +426,25 @@ def encode_frame(pairs: Iterable[tuple[Mark, bytes]]) -> bytes:
     return b"[" + b",".join(b"[%b,%b]" % (orjson.dumps(m), text) for m, text in pairs) + b"]"
 
 
+def pieces(mark: Mark, text: bytes, size: int) -> Iterator[str]:
+    """A frame of one large message, as several websocket messages of about ``size`` bytes.
+
+    All but the last begin with ``+``, the last with ``=``; what follows these is put together.
+    A server packs a message as a whole, in one go, and nobody else's turn comes meanwhile: half a
+    second for 20 MB.
+    """
+    yield f"+[[{orjson.dumps(mark).decode()},"
+    start = 0
+    while start < len(text):
+        end = start + size
+        # Not in the middle of a character.
+        while end < len(text) and text[end] & 0xC0 == 0x80:
+            end -= 1
+        yield f"+{text[start:end].decode()}"
+        start = end
+    yield "=]]"
+
+
 def welcome(token: str, *, resumed: bool, connection: str = "") -> bytes:
     """Answer to `Hello`. The connection's name is what ``Event.direct`` refers to."""
     message = {"type": "welcome", "version": VERSION, "session": token, "resumed": resumed}
@@ -416,9 +459,10 @@ def reset(reason: str) -> bytes:
 PONG: Final = b'{"type":"pong"}'
 
 
-def set_props(page: str, props: bytes, direct: str = "") -> bytes:
-    """A component update, from its JSON text."""
+def set_props(page: str, props: bytes, direct: str = "", request: str = "") -> bytes:
+    """A component update, from its JSON text, and the request whose callback makes it."""
     mark = b',"direct":%b' % orjson.dumps(direct) if direct else b""
+    mark += b',"requestId":%b' % orjson.dumps(request) if request else b""
     return b'{"type":"set_props","rendererId":%b,"payload":%b%b}' % (
         orjson.dumps(page),
         props,
@@ -452,7 +496,8 @@ def callback_response(page: str, request: str, outcome: Outcome, *, debug: bool)
         orjson.dumps(request),
     )
     if outcome.status is Status.OK:
-        return head + b'{"status":"ok","data":%b}}' % outcome.body
+        # Large at times: joined once.
+        return b"".join((head, b'{"status":"ok","data":', outcome.body, b"}}"))
     if outcome.status in SILENT:
         return head + b'{"status":"prevent_update"}}'
     message = describe(outcome.failure, debug=debug)
@@ -463,7 +508,7 @@ def message_of(event: Event, *, debug: bool) -> bytes:
     """An event as Dash's renderer takes it."""
     if event.outcome is not None:
         return callback_response(event.page, event.request, event.outcome, debug=debug)
-    return event.question or set_props(event.page, event.props, event.direct)
+    return event.question or set_props(event.page, event.props, event.direct, event.request)
 
 
 def describe(failure: Failure, *, debug: bool) -> str:

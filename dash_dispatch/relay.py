@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from dash_dispatch import tasks
+from dash_dispatch.connection import Channels
 from dash_dispatch.errors import StoreUnavailable
 from dash_dispatch.protocol import Event
-from dash_dispatch.store import Channels, Entry, Store
+from dash_dispatch.store import Entry, Store
 
 logger = logging.getLogger(__name__)
 

@@ -8,14 +8,19 @@ import socket
 from typing import Any
 
 from dash_dispatch import bridge
+from dash_dispatch.caller import Caller, Scope
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import ConfigError, StoreError, StoreUnavailable
-from dash_dispatch.local import LocalCalls, Threads
+from dash_dispatch.identity import Identity
+from dash_dispatch.local import LocalCalls
+from dash_dispatch.positions import Positions
+from dash_dispatch.protocol import CallSpec, Outcome, RequestSnapshot
 from dash_dispatch.relay import Relay
 from dash_dispatch.session import Sessions, Signer
 from dash_dispatch.store import Store
 from dash_dispatch.submit import Submitter
 from dash_dispatch.sweeper import Sweeper
+from dash_dispatch.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -38,24 +43,40 @@ class Services:
             raise ConfigError(MISSING_URL)
         if settings.secret_key is None:
             raise ConfigError(MISSING_KEY)
+        self._app = app
         self.store = Store(settings)
         self.relay = Relay(self.store)
-        self.submitter = Submitter(self.store, settings)
-        self.local = LocalCalls(app, threads, f"web {socket.gethostname()}:{os.getpid()}")
+        self.submitter = Submitter(app, self.store, settings, threads)
+        self.caller = Caller(self.store, settings, self.relay)
+        web = f"web {socket.gethostname()}:{os.getpid()}"
+        self.local = LocalCalls(app, threads, web, self.scope)
         signer = Signer(settings.secret_key.get_secret_value(), settings.namespace)
         self.sessions = Sessions(app, self.store, settings, self.submitter, self.local, signer)
         self._sweeper = Sweeper(self.store, settings)
+        self._positions = Positions(app, self.store, threads)
 
     def start(self) -> None:
         """Begin to listen and to look after lost workers."""
         self.relay.start()
         self._sweeper.start()
+        if any(bridge.QUEUED in entry for entry in self._app.callback_map.values()):
+            self._positions.start()
+
+    def scope(self, session: str, snapshot: RequestSnapshot, *, stream: bool = True) -> Scope:
+        """For a callback of this process: what carries its tasks."""
+
+        async def who() -> Identity:
+            return await self.submitter.identify(session, snapshot, stream=stream)
+
+        return Scope(self.caller.ask, who)
 
     async def close(self) -> None:
         """End everything, mail included."""
+        await self._positions.close()
         await self._sweeper.close()
         await self.local.close()
         await self.sessions.shutdown()
+        await self.caller.close()
         await self.relay.close()
         await self.store.close()
 
@@ -112,6 +133,20 @@ class Runtime:
             self._loop = loop
             self._services.start()
         return self._services
+
+    def scope(self, snapshot: RequestSnapshot) -> Scope:
+        """For a callback over plain HTTP: what carries its tasks.
+
+        Redis is needed with the first task only.
+        """
+
+        async def ask(spec: CallSpec, scope: Scope) -> Outcome:
+            return await self.services().caller.ask(spec, scope)
+
+        async def who() -> Identity:
+            return await self.services().submitter.identify("", snapshot, stream=False)
+
+        return Scope(ask, who)
 
     async def health(self) -> dict[str, Any]:
         """How this web process is: it serves; whether Redis answers; how many workers are alive."""

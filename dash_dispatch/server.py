@@ -12,14 +12,29 @@ from typing import Any, cast
 
 import orjson
 from dash.exceptions import PreventUpdate
-from quart import Response, request
+from quart import Response, abort, g, request
 
-from dash_dispatch import bridge, guards, longpoll
+from dash_dispatch import bridge, fastpath, guards, longpoll, remote
 from dash_dispatch import websocket as websocket_transport
-from dash_dispatch.errors import CallTimedOut, ConfigError, DispatchError
+from dash_dispatch.errors import (
+    CallFailed,
+    CallTimedOut,
+    ConfigError,
+    DispatchError,
+    StoreError,
+    SubmitError,
+)
 from dash_dispatch.loading import refuse_while_loading
 from dash_dispatch.offload import Offloaded
-from dash_dispatch.protocol import SILENT, CallSpec, Event, Outcome, Status, describe
+from dash_dispatch.protocol import (
+    SILENT,
+    CallSpec,
+    Event,
+    Outcome,
+    RequestSnapshot,
+    Status,
+    describe,
+)
 from dash_dispatch.runtime import Runtime
 from dash_dispatch.submit import Asked
 
@@ -87,7 +102,11 @@ class DispatchServer(bridge.QuartServer):
                     return Response("", 204)
                 if asked.offloaded is not None:
                     return await self._offloaded(dash_app, asked, asked.offloaded)
-                return await self._local(dash_app, asked)
+                snapshot = guards.snapshot(dash_app, request)
+                return await self._local(*bridge.bind_request(dash_app, asked.body), snapshot)
+            except CallFailed as error:
+                # Code of the app, before there was a call: no refusal, whose words would go out.
+                raise RuntimeError(str(error)) from error
             except DispatchError as error:
                 logger.warning("! refused: %s", error)
                 return longpoll.problem(error)
@@ -95,28 +114,48 @@ class DispatchServer(bridge.QuartServer):
         # Integrations exempt Dash's view from CSRF checks by this name.
         dispatch.__qualname__ = "dispatch"
         dispatch.__module__ = "dash.dash"
+        self._serve_fast(dash_app, dispatch)
         return dispatch
 
-    async def _local(self, app: Any, asked: Asked) -> Response:
-        invocation, answer = bridge.bind_request(app, asked.body)
+    def _serve_fast(self, app: Any, view: Callable[[], Any]) -> None:
+        async def run(asked: Asked, snapshot: RequestSnapshot) -> bytes | Response:
+            try:
+                return await self._local(*bridge.bind_plain(app, asked.body, snapshot), snapshot)
+            except DispatchError as error:
+                logger.warning("! refused: %s", error)
+                return longpoll.problem(error)
+
+        path = f"{app.config.routes_pathname_prefix}_dash-update-component"
+        fastpath.install(self.server, path, fastpath.Way(app, path, view, run))
+
+    async def _local(
+        self,
+        invocation: bridge.Invocation,
+        answer: Callable[[str], Response],
+        snapshot: RequestSnapshot,
+    ) -> Response:
         run = invocation.run
         try:
-            text = await (run() if invocation.is_async else self.runtime.threads.wrap(run)())
+            with self.runtime.scope(snapshot) as scope, remote.using(scope):
+                text = await (run() if invocation.is_async else self.runtime.threads.run(run))
         except PreventUpdate:
             return Response("", 204)
+        except DispatchError as error:
+            # Of a task that it has run. It is no refusal, whose words would go to the browser.
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         except SystemExit as error:
             # It would end the whole web process.
             raise RuntimeError(f"the callback called sys.exit({error.code!r})") from error
-        return cast(Response, answer(text))
+        return answer(text)
 
     async def _offloaded(self, app: Any, asked: Asked, offloaded: Offloaded) -> Response:
         """Hold the request until the outcome, within ``post_timeout_s``."""
         services = self.runtime.services()
         name = services.sessions.signer.new()
-        snapshot = guards.snapshot(app, request)
+        snapshot = guards.snapshot(app, request, request.full_path)
         try:
             async with await services.relay.attach(name, None) as reader:
-                spec, _ = await services.submitter.submit(
+                spec, admission = await services.submitter.submit(
                     asked,
                     offloaded,
                     snapshot,
@@ -125,6 +164,8 @@ class DispatchServer(bridge.QuartServer):
                     request="post",
                     stream=False,
                 )
+                if isinstance(admission, Outcome):
+                    return self._answer(app, spec, Event(name, "post", spec.id, admission))
                 event = None
                 try:
                     event = await reader.outcome(spec.id, self.runtime.settings.post_timeout_s)
@@ -146,7 +187,7 @@ class DispatchServer(bridge.QuartServer):
             return Response("", 204)
         if outcome.status is Status.OK:
             response = Response(outcome.body, content_type="application/json")
-            bridge.replay(outcome.response, response)
+            bridge.replay(outcome.response, response, getattr(g, "timing_information", None))
             return response
         text = describe(outcome.failure, debug=bridge.shows_errors(app))
         status = CallTimedOut.http_status if outcome.status is Status.TIMED_OUT else 500
@@ -189,16 +230,57 @@ class DispatchServer(bridge.QuartServer):
             rule = f"{prefix}_dash-dispatch/{path}"
             self.add_url_rule(rule, view, endpoint=rule, methods=[method])
 
+    # --- component libraries -------------------------------------------------------------------
+
+    async def find_library(self, app: Any, package: str) -> None:
+        """Import a component library whose file is asked for, if a worker has told of it.
+
+        Any other name is nothing to import: it comes from a browser.
+        """
+        try:
+            names = await self.runtime.services().store.libraries()
+        except (ConfigError, StoreError) as error:
+            logger.warning("! component library %s: %s", package, error)
+            return
+        for name in names:
+            if name == package or name.startswith(f"{package}."):
+                await asyncio.to_thread(bridge.import_library, app, name)
+
     # --- the rest of Dash's backend ------------------------------------------------------------
 
     def register_callback_api_routes(self, callback_api_paths: dict[str, Any]) -> None:
-        """``api_endpoint=``: plain functions run in threads here as well."""
+        """``api_endpoint=``: plain functions run in threads here as well, offloaded in workers."""
         super().register_callback_api_routes(
-            {
-                path: handler if inspect.iscoroutinefunction(handler) else self._threaded(handler)
-                for path, handler in callback_api_paths.items()
-            }
+            {path: self._api_handler(handler) for path, handler in callback_api_paths.items()}
         )
+
+    def _api_handler(self, handler: Any) -> Callable[..., Any]:
+        if isinstance(handler, bridge.Api):
+            if not (handler.handed and bridge.has_manager(self.runtime.app)):
+                return self._in_worker(handler)
+            handler = handler.function
+        if inspect.iscoroutinefunction(handler):
+            return cast(Callable[..., Any], handler)
+        return self._threaded(handler)
+
+    def _in_worker(self, api: bridge.Api) -> Callable[..., Any]:
+        async def offloaded(**data: Any) -> Any:
+            limit = self.runtime.settings.post_timeout_s
+            snapshot = guards.snapshot(self.runtime.app, request, request.full_path)
+            try:
+                async with asyncio.timeout(limit):
+                    with self.runtime.scope(snapshot) as scope, remote.using(scope):
+                        text = await remote.run_api(api, data)
+            except (TimeoutError, CallTimedOut) as error:
+                logger.warning("! %s: %s", api.path, error)
+                late = "no outcome in time: over its timeout=, or DASH_DISPATCH_POST_TIMEOUT_S"
+                abort(longpoll.problem(CallTimedOut("", late)))
+            except (SubmitError, StoreError) as error:
+                logger.warning("! refused: %s", error)
+                abort(longpoll.problem(error))
+            return self.server.json.loads(text)
+
+        return offloaded
 
     def _threaded(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         async def threaded(*args: Any, **kwargs: Any) -> Any:

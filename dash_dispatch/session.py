@@ -3,14 +3,18 @@
 import asyncio
 import logging
 import secrets
+import time
+from collections.abc import Callable
 from typing import Any
 
+import orjson
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from dash_dispatch import bridge
 from dash_dispatch.config import Settings
-from dash_dispatch.errors import DispatchError, Forbidden, QueueFull, SubmitError
+from dash_dispatch.errors import DispatchError, Forbidden, QueueFull, StoreError, SubmitError
 from dash_dispatch.local import LocalCalls
+from dash_dispatch.offload import Offloaded
 from dash_dispatch.outbox import Outbox
 from dash_dispatch.protocol import (
     ByeMessage,
@@ -18,6 +22,7 @@ from dash_dispatch.protocol import (
     CancelMessage,
     ClientMessage,
     Event,
+    OnLeave,
     Outcome,
     PropsMessage,
     RequestSnapshot,
@@ -64,15 +69,46 @@ class Signer:
         return session if isinstance(session, str) else None
 
 
+BURST_S = 10.0
+"""A browser that was silent may ask for this many seconds' worth of callbacks at once: a page that
+is loaded has hundreds."""
+
+
+class Rate:
+    """A token bucket: so many per second, and a burst."""
+
+    def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._clock = clock
+        self._tokens = max(1.0, per_s * BURST_S)
+        self._at_s = clock()
+
+    def take(self) -> bool:
+        """Whether one more is within the rate."""
+        now_s = self._clock()
+        gained = (now_s - self._at_s) * self._per_s
+        self._at_s = now_s
+        self._tokens = min(self._tokens + gained, max(1.0, self._per_s * BURST_S))
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
 class Session:
     """One session, as far as this process serves it."""
 
-    def __init__(self, id_: str, outbox: Outbox) -> None:
+    def __init__(self, id_: str, outbox: Outbox, rate: Rate) -> None:
         self.id = id_
         self.outbox = outbox
+        self.rate = rate
         self.pages: set[str] = set()
+        # Offloaded calls asked for here whose outcome has not passed yet: only for these is it
+        # worth to look for a hint that was lost. Bounded by `max_session_calls`, by and large.
+        self.awaited: set[str] = set()
         self.connections = 0
         self.absence: asyncio.TimerHandle | None = None
+        self.noting: asyncio.Task[None] | None = None
 
 
 class Sessions:
@@ -98,12 +134,26 @@ class Sessions:
         self._local = local
         self.signer = signer
         self._sessions: dict[str, Session] = {}
+        self._watches_leaving = any(
+            offloaded.options.on_leave == "cancel"
+            for offloaded in bridge.offloaded_of(app).values()
+        )
 
     def open(self, id_: str) -> Session:
-        """A connection or a poll of this session begins."""
+        """A connection or a poll of this session begins.
+
+        Raises:
+            QueueFull: It has too many.
+        """
         session = self._sessions.get(id_)
         if session is None:
-            session = self._sessions[id_] = Session(id_, Outbox(self._store, id_))
+            rate = Rate(self._settings.max_call_rate)
+            session = self._sessions[id_] = Session(id_, Outbox(self._store, id_), rate)
+        if session.connections >= self._settings.max_session_connections:
+            raise QueueFull(
+                f"busy: {session.connections} connections of this browser are open"
+                " (DASH_DISPATCH_MAX_SESSION_CONNECTIONS)"
+            )
         session.connections += 1
         if session.absence is not None:
             session.absence.cancel()
@@ -116,6 +166,22 @@ class Sessions:
         if session.connections == 0:
             loop = asyncio.get_running_loop()
             session.absence = loop.call_later(ABSENCE_S, self._forget, session)
+            self._note_absence(session)
+
+    def _note_absence(self, session: Session) -> None:
+        """Start the time after which those calls are cancelled that ``on_leave`` says it of."""
+        if not self._watches_leaving or session.noting is not None:
+            return
+        session.noting = asyncio.create_task(self._note(session), name=f"absence {session.id}")
+
+    async def _note(self, session: Session) -> None:
+        try:
+            await self._store.absent(session.id)
+        except StoreError as error:
+            # They run to their end, which nobody sees: what would have been without the option.
+            logger.warning("! absence not noted: %s", error)
+        finally:
+            session.noting = None
 
     def _forget(self, session: Session) -> None:
         for page in session.pages:
@@ -124,9 +190,11 @@ class Sessions:
 
     async def shutdown(self) -> None:
         """Send what is left by mail, so that another process can deliver it."""
-        for session in self._sessions.values():
+        for session in list(self._sessions.values()):
             if session.absence is not None:
                 session.absence.cancel()
+            if session.noting is not None:
+                await session.noting
             await session.outbox.close(timeout_s=2.0)
         self._sessions.clear()
 
@@ -138,13 +206,16 @@ class Sessions:
             case CallMessage():
                 await self._call(session, message, snapshot)
             case CancelMessage(page=page, request=request):
-                # A callback of this process goes on, as with stock Dash: it may have effects.
+                # A callback of this process goes on, as with stock Dash: it may have effects. It
+                # can ask.
+                self._local.unwant(session.id, page, request)
                 await self._cancel(session, call_id(page, request))
             case PropsMessage(request=request, payload=payload):
                 self._local.answer(request, payload)
             case ByeMessage(page=page):
                 session.pages.discard(page)
                 self._local.leave(session.id, page)
+                await self._leave(session, page)
             case _:
                 # Hello, ack and ping are the transports' own.
                 pass
@@ -153,6 +224,11 @@ class Sessions:
         self, session: Session, message: CallMessage, snapshot: RequestSnapshot
     ) -> None:
         try:
+            if not session.rate.take():
+                raise QueueFull(
+                    "busy: this browser asks for more callbacks per second than are allowed"
+                    " (DASH_DISPATCH_MAX_CALL_RATE); try again later"
+                )
             if message.page not in session.pages and len(session.pages) >= MAX_PAGES:
                 raise QueueFull(f"busy: {MAX_PAGES} pages are open in this browser")
             session.pages.add(message.page)
@@ -172,26 +248,42 @@ class Sessions:
     ) -> None:
         page, request = message.page, message.request
         if asked.cancels is not None:
-            await self._cancel_outputs(session, page, asked.cancels)
+            await self._cancel_targets(session, page, asked)
             self._answer(session, message, Outcome(Status.NO_UPDATE))
         elif asked.offloaded is not None:
-            spec, admission = await self._submitter.submit(
-                asked,
-                asked.offloaded,
-                snapshot,
-                session=session.id,
-                page=page,
-                request=request,
-                stream=True,
-            )
-            if admission.session != session.id:
-                # Known, and not this session's: it lost its handle while the callback ran, and
-                # what the callback said lies in a mailbox that it cannot open any more.
-                text = "The connection was away for too long; the result cannot be delivered."
-                lost = failed(Status.EXPIRED, "CallExpired", text, call=spec.id)
-                self._answer(session, message, lost)
+            await self._offload(session, message, asked, asked.offloaded, snapshot)
         else:
             self._local.run(asked, snapshot, session.outbox, page, request)
+
+    async def _offload(
+        self,
+        session: Session,
+        message: CallMessage,
+        asked: Asked,
+        offloaded: Offloaded,
+        snapshot: RequestSnapshot,
+    ) -> None:
+        spec, admission = await self._submitter.submit(
+            asked,
+            offloaded,
+            snapshot,
+            session=session.id,
+            page=message.page,
+            request=message.request,
+            stream=True,
+        )
+        if isinstance(admission, Outcome):
+            self._answer(session, message, admission)
+        elif admission.status == "dropped":
+            self._answer(session, message, Outcome(Status.NO_UPDATE))
+        elif admission.session != session.id:
+            # Known, and not this session's: it lost its handle while the callback ran, and
+            # what the callback said lies in a mailbox that it cannot open any more.
+            text = "The connection was away for too long; the result cannot be delivered."
+            lost = failed(Status.EXPIRED, "CallExpired", text, call=spec.id)
+            self._answer(session, message, lost)
+        else:
+            session.awaited.add(spec.id)
 
     def _answer(self, session: Session, message: CallMessage, outcome: Outcome) -> None:
         call = call_id(message.page, message.request)
@@ -202,9 +294,23 @@ class Sessions:
         if any(active.id == call for active in await self._store.active(session.id)):
             await self._store.cancel(call)
 
-    async def _cancel_outputs(self, session: Session, page: str, outputs: list[str]) -> None:
+    async def _cancel_targets(self, session: Session, page: str, asked: Asked) -> None:
+        """A Cancel button: end the page's calls of its callbacks, of the same MATCH instance."""
+        targets = bridge.cancel_targets(self._app, asked.entry, asked.body)
         for active in await self._store.active(session.id):
-            if active.page == page and active.output in outputs:
+            match = orjson.loads(active.match) if active.match else {}
+            if active.page == page and any(
+                active.output == output and bridge.values_agree(wanted, match)
+                for output, wanted in targets
+            ):
+                await self._store.cancel(active.id)
+
+    async def _leave(self, session: Session, page: str) -> None:
+        """A page has gone for good: its calls that nobody else needs end with it."""
+        if not self._watches_leaving:
+            return
+        for active in await self._store.active(session.id):
+            if active.page == page and active.on_leave is OnLeave.CANCEL:
                 await self._store.cancel(active.id)
 
 

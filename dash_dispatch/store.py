@@ -1,25 +1,54 @@
-"""Redis: the only file that speaks to it (arq's own wiring apart, see ``engine``).
+"""Redis: what web and workers share. With ``connection``, the only files that speak to it.
 
-Key schema. ``NS`` is the namespace setting; all numbers of time are Redis' own clock.
+Key schema. ``NS`` is the namespace setting; all numbers of time are Redis' own clock. A *lane* is
+a queue and an executor; a *gate* is a concurrency limit; a *line* is a lane, or one gate of it.
 
 =========================  ======  ==============================================================
 key                        type    holds, and how long
 =========================  ======  ==============================================================
-NS:call:{id}               hash    a call: ``CallSpec`` fields, ``status`` (queued, started or an
-                                   outcome), ``worker``, ``attempt``, ``events`` (number of the
-                                   last one), ``created_ms``. Until it ends: ``call_ttl_s``;
-                                   then without its request: ``session_ttl_s``
-NS:waiting:{lane}          zset    ids of queued calls, by the time they were accepted
-NS:wake:{lane}             list    a token per queued call, for idle workers to block on. A hint:
-                                   a lost one costs one bounded wait
-NS:workers                 zset    worker ids, by the end of their lease
-NS:running:{worker}        set     calls that this worker has claimed
+NS:call:{id}               hash    a call: ``status`` (queued, started or an outcome), ``session``,
+                                   ``spec`` (the `CallSpec`), ``gate``, ``place`` in its line,
+                                   ``worker``, ``attempt``, ``retries``, ``events`` (number of the
+                                   last one of this attempt), ``position`` (last one told),
+                                   ``supersedes`` (ids), ``created_ms``, ``started_ms``. Until it
+                                   ends: ``call_ttl_s``; then ``status``, ``session``, ``gate``,
+                                   ``worker``, ``attempt``: ``session_ttl_s``
+NS:waiting:{line}          zset    ids of queued calls, by their place (see ``create.lua``);
+                                   ``call_ttl_s`` after the last one
+NS:wake:{lane}             list    for idle workers to block on: "call gate" per queued call, or
+                                   " " for "look", at most ``WAKES``. A hint: a lost one costs one
+                                   bounded wait; ``call_ttl_s`` after the last call
+NS:gates:{lane}            set     gates of the lane's calls; ``call_ttl_s``
+NS:lanes:{gate}            set     lanes that have calls of this gate; ``call_ttl_s``
+NS:limits                  hash    gate → how many of its calls may run at once; ``call_ttl_s``
+NS:slots:{gate}            zset    calls of this gate that run, by the time they were claimed;
+                                   ``call_ttl_s``
+NS:turns:{line}            zset    users that have calls waiting, by priority and last turn;
+                                   ``call_ttl_s``
+NS:clock:{lane}            hash    per priority, and per gate of it, the ``turn`` that is served
+                                   now; number of ``arrivals``; ``call_ttl_s``
+NS:instance:{instance}     list    calls of one callback instance that have not ended
+                                   ("call:place"), the one that may speak first; ``call_ttl_s``
+NS:later                   zset    calls that are to be retried, by the time they are due
+NS:cached:{key}            hash    ``outcome`` of a call that is shared, its ``status``, ``at_ms``;
+                                   for as long as its callback says
+NS:flight:{key}            string  the call that computes it now
+NS:followers:{key}         set     calls that wait for that ("call:place")
+NS:workers                 zset    worker ids, by the end of their lease; 0 for one that is lost
+                                   and whose calls are being settled
+NS:capacity                hash    worker → how many calls of each lane it runs at once
+NS:running:{worker}        hash    calls that this worker has claimed → their gate
 NS:mailbox:{session}       stream  what one browser is to receive, in order, until it says that
                                    it has; ``session_ttl_s`` after the last entry
 NS:result:{call}           string  a result too large for the mailbox; ``result_ttl_s``
-NS:active:{session}        hash    call id → page and callback, of its calls that have not ended
-NS:sweeper                 string  lock: one process at a time looks for lost workers
+NS:active:{session}        hash    call id → an `ActiveCall`, of its calls that have not ended
+NS:absent                  zset    sessions without a connection, by the time they have left
+NS:announced               zset    calls whose page wants to know their position
+NS:durations               hash    callback → how long it usually runs, in ms
+NS:sweeper                 string  lock: one process at a time looks for what is overdue
 NS:swept                   hash    when somebody last looked, and until when nobody is given up
+NS:libraries               zset    names of component libraries that callbacks have imported, by the
+                                   time they were last told of; the last ``LIBRARIES`` of them
 NS:callbacks:{side}        set     offloaded callbacks that web and worker know, to tell when
                                    they run different code
 NS:health:{host}           string  arq's note that this host's worker lives; some seconds
@@ -28,100 +57,81 @@ NS:control:{worker}        pubsub  ids of calls that this worker should stop
 =========================  ======  ==============================================================
 
 A change of state is one Lua script, in its own file under ``lua/``, that checks what it changes.
-The names of keys reach it through ``KEYS``. Scripts take keys of one call and its session, so a
-Redis Cluster would need the lanes in the same slot: a single Redis (with replicas) is supported.
+The names of keys reach it through ``KEYS``. Scripts take keys of one call, its session and its
+lane, so a Redis Cluster would need all in one slot: a single Redis (with replicas) is supported.
 
 Every error of the client is mapped to `StoreError` or `StoreUnavailable`.
 """
 
-import asyncio
-import contextlib
-import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from importlib import resources
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Literal, NamedTuple, cast
 
-import redis as sync_redis
-import redis.exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.commands.core import AsyncScript
+import msgspec
 
 from dash_dispatch.config import Settings
-from dash_dispatch.errors import (
-    CallExpired,
-    PayloadTooLarge,
-    QueueFull,
-    StoreError,
-    StoreUnavailable,
+from dash_dispatch.connection import Channels, connect, translated
+from dash_dispatch.errors import CallExpired, DecodeError, PayloadTooLarge, QueueFull
+from dash_dispatch.multiplexer import Multiplexer
+from dash_dispatch.protocol import (
+    CallSpec,
+    Event,
+    OnLeave,
+    Outcome,
+    Overlap,
+    Status,
+    decode_spec,
+    encode_spec,
+    failed,
 )
-from dash_dispatch.protocol import CallSpec, Event, Outcome, Status, failed
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-R = TypeVar("R")
+LEASE_SHARE = 0.6
+BEAT_SHARE = 0.15
+"""Lease in Redis, and time between two renewals or sweeps, as shares of ``lease_s``: a worker that
+dies right after a renewal is found after 0.6 + 0.15 of it, and the rest is for a slow machine."""
 
-REDIS_ERRORS = (redis_errors.RedisError, OSError)
-"""What the client may raise, for those who pass its errors on."""
+SHARED_FAILURE_S = 10.0
+"""How long a failure is kept for the calls that waited for the same result."""
 
-_TRANSIENT = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.BusyLoadingError,
-    redis_errors.ReadOnlyError,
-    redis_errors.TryAgainError,
-    redis_errors.ClusterDownError,
-    redis_errors.MasterDownError,
-    redis_errors.OutOfMemoryError,
-    OSError,
+FLIGHT_MARGIN_S = 60.0
+"""A call that computes for others is not waited for longer than its time limit and this."""
+
+REPLY_S = 5.0
+"""A reply of Redis that takes longer means that the connection is lost."""
+
+WAKES = 1000
+"""Wake-ups kept per lane; the oldest go first. More workers than this that are idle at once would
+find the work by themselves, a little later."""
+
+BETWEEN_POLLS_S = 2.0
+"""A browser that polls is without a connection now and then, and has not left for that."""
+
+LIBRARIES = 200
+"""Component libraries that web processes may import because a callback has; the oldest go first."""
+
+OVERDUE_BATCH = 200
+"""What one sweep takes up at once; the next one follows in a second or two."""
+
+SCRIPTS = (
+    "absent",
+    "claim",
+    "create",
+    "emit",
+    "finish",
+    "lead",
+    "lost",
+    "position",
+    "release",
+    "renew",
+    "requeue",
+    "retry",
+    "start",
+    "take",
+    "trim",
 )
-"""What may be over in a moment. Everything else of ``RedisError`` is our mistake or a refusal."""
-
-
-def translate(error: Exception) -> StoreError:
-    """The error of this package for an error of the Redis client.
-
-    The text of a connection error may hold an address, never a password: the client leaves that
-    out.
-    """
-    if isinstance(error, redis_errors.AuthenticationError | redis_errors.AuthorizationError):
-        return StoreError(f"Redis refuses the user or password of DASH_DISPATCH_REDIS_URL: {error}")
-    if isinstance(error, _TRANSIENT):
-        return StoreUnavailable(f"Redis is not available: {error}")
-    return StoreError(f"Redis refused a command: {error}")
-
-
-def _translated(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    @functools.wraps(function)
-    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await function(*args, **kwargs)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
-
-    return wrapper
-
-
-def ping(url: str, timeout_s: float) -> str:
-    """Ask a Redis for its version, without an event loop (start-up checks, the doctor).
-
-    Raises:
-        StoreUnavailable: Nothing answers there within ``timeout_s``.
-        StoreError: It answers and refuses.
-    """
-    try:
-        client = sync_redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
-        with client:
-            info = cast(dict[str, Any], client.info("server"))
-            return str(info["redis_version"])
-    except (redis_errors.RedisError, OSError) as error:
-        raise translate(error) from error
 
 
 class Entry(NamedTuple):
@@ -136,24 +146,60 @@ class Admission(NamedTuple):
     """The answer to `Store.create`.
 
     Attributes:
-        created: False when the call was known already.
-        status: ``queued``, ``started`` or the outcome it ended with.
+        created: False when the call was known already, or was dropped.
+        status: ``queued``, ``started``, the outcome it ended with, or ``dropped``.
         session: Whose call it is.
         position: How many were waiting before it; 0 for a known one.
+        superseded: Ids of the calls whose place it took; they have to be cancelled. Told again
+            for a known one, as whoever was told at first may not have lived to do it.
     """
 
     created: bool
     status: str
     session: str
     position: int
+    superseded: tuple[str, ...] = ()
 
 
-class ActiveCall(NamedTuple):
-    """A call of a session that has not ended."""
+class ActiveCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call of a session that has not ended.
+
+    Attributes:
+        id: The call's id.
+        page: The page that asked for it.
+        output: Its callback.
+        match: Values of its wildcards, see ``bridge.match_of``.
+        on_leave: What becomes of it when its page has gone.
+    """
 
     id: str
     page: str
     output: str
+    match: str = ""
+    on_leave: OnLeave = OnLeave.KEEP
+
+
+class Claimed(NamedTuple):
+    """A call that a worker has started, and the number of this attempt (from 1)."""
+
+    spec: CallSpec
+    attempt: int
+
+
+class Wake(NamedTuple):
+    """A wake-up: something waits in this lane; which call, if it was said."""
+
+    lane: str
+    call: str
+    gate: str
+
+
+class Overdue(NamedTuple):
+    """What a sweeper has to deal with: ids of workers, calls and sessions."""
+
+    workers: list[str]
+    calls: list[str]
+    sessions: list[str]
 
 
 class _Keys:
@@ -161,18 +207,52 @@ class _Keys:
 
     def __init__(self, namespace: str) -> None:
         self._ns = namespace
-        self.workers = f"{namespace}:workers"
+        self.absent = f"{namespace}:absent"
+        self.announced = f"{namespace}:announced"
+        self.capacity = f"{namespace}:capacity"
+        self.durations = f"{namespace}:durations"
+        self.later = f"{namespace}:later"
+        self.libraries = f"{namespace}:libraries"
+        self.limits = f"{namespace}:limits"
         self.sweeper = f"{namespace}:sweeper"
         self.swept = f"{namespace}:swept"
+        self.workers = f"{namespace}:workers"
 
     def call(self, call: str) -> str:
         return f"{self._ns}:call:{call}"
 
-    def waiting(self, lane: str) -> str:
-        return f"{self._ns}:waiting:{lane}"
+    def waiting(self, lane: str, gate: str = "") -> str:
+        return f"{self._ns}:waiting:{lane}:{gate}" if gate else f"{self._ns}:waiting:{lane}"
 
     def wake(self, lane: str) -> str:
         return f"{self._ns}:wake:{lane}"
+
+    def gates(self, lane: str) -> str:
+        return f"{self._ns}:gates:{lane}"
+
+    def lanes(self, gate: str) -> str:
+        return f"{self._ns}:lanes:{gate}"
+
+    def slots(self, gate: str) -> str:
+        return f"{self._ns}:slots:{gate}"
+
+    def turns(self, lane: str, gate: str = "") -> str:
+        return f"{self._ns}:turns:{lane}:{gate}" if gate else f"{self._ns}:turns:{lane}"
+
+    def clock(self, lane: str) -> str:
+        return f"{self._ns}:clock:{lane}"
+
+    def instance(self, instance: str) -> str:
+        return f"{self._ns}:instance:{instance}"
+
+    def cached(self, key: str) -> str:
+        return f"{self._ns}:cached:{key}"
+
+    def flight(self, key: str) -> str:
+        return f"{self._ns}:flight:{key}"
+
+    def followers(self, key: str) -> str:
+        return f"{self._ns}:followers:{key}"
 
     def running(self, worker: str) -> str:
         return f"{self._ns}:running:{worker}"
@@ -217,76 +297,106 @@ class Store:
         self._redis = connect(settings)
         # A blocking pop holds its connection, and times out by itself long before this.
         self._blocking = connect(settings, socket_timeout_s=None)
-        self._scripts = {
-            name: self._redis.register_script(_lua(name))
-            for name in (
-                "create",
-                "claim",
-                "start",
-                "emit",
-                "finish",
-                "release",
-                "renew",
-                "lost",
-                "trim",
-            )
-        }
+        # What every call needs goes over one connection; what is large or rare, over the pool's.
+        self._shared = Multiplexer(
+            connect(settings, socket_timeout_s=None).connection_pool,
+            {name: _lua(name) for name in SCRIPTS},
+            REPLY_S,
+        )
+        self._gates: dict[str, list[str]] = {}
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._shared.close()
         await self._redis.aclose(close_connection_pool=True)
         await self._blocking.aclose(close_connection_pool=True)
 
-    async def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        script: AsyncScript = self._scripts[name]
-        return await script(keys=keys, args=args)
+    async def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        return await self._shared.run(name, keys, args)
 
     # --- a call's life: web side ---------------------------------------------------------------
 
-    @_translated
-    async def create(self, spec: CallSpec) -> Admission:
+    @translated
+    async def create(self, spec: CallSpec, *, match: str = "") -> Admission:
         """Accept a call, once: the same id again changes nothing.
 
         Args:
             spec: The call.
+            match: Values of its wildcards, for those who look for it.
 
         Raises:
-            QueueFull: ``max_queue`` calls wait in its lane already.
+            QueueFull: ``max_queue`` calls wait in its line already, or ``max_session_calls`` of
+                its session have not ended.
         """
-        keys = self.keys
-        status, value = await self._run(
+        keys, settings = self.keys, self._settings
+        active = ActiveCall(spec.id, spec.page, spec.output, match, spec.on_leave)
+        status, value, *superseded = await self._run(
             "create",
             [
                 keys.call(spec.id),
-                keys.waiting(spec.lane),
+                keys.waiting(spec.lane, spec.gate),
                 keys.wake(spec.lane),
                 keys.active(spec.session),
+                keys.instance(spec.instance),
+                keys.gates(spec.lane),
+                keys.lanes(spec.gate),
+                keys.turns(spec.lane, spec.gate),
+                keys.clock(spec.lane),
+                keys.announced,
+                keys.limits,
             ],
             [
                 spec.id,
-                self._settings.max_queue,
-                _ms(self._settings.call_ttl_s),
-                f"{spec.page}\0{spec.output}",
-                *_pairs(_spec_fields(spec)),
+                spec.session,
+                encode_spec(spec),
+                _ms(settings.call_ttl_s),
+                settings.max_queue,
+                settings.max_session_calls,
+                msgspec.json.encode(active),
+                spec.overlap if spec.instance else Overlap.PARALLEL,
+                spec.gate,
+                spec.limit,
+                spec.lane,
+                spec.priority,
+                spec.user,
+                spec.retries,
+                int(bool(spec.on_start)),
+                WAKES,
             ],
         )
+        earlier = tuple(call.decode() for call in superseded)
+        if status == b"created":
+            return Admission(True, "queued", spec.session, int(value), earlier)
         if status == b"full":
             raise QueueFull(f"busy: {value} calls are waiting already; try again later")
-        if status == b"created":
-            return Admission(True, "queued", spec.session, int(value))
-        return Admission(False, status.decode(), value.decode(), 0)
+        if status == b"many":
+            raise QueueFull(
+                f"busy: {value} calls of this browser have not ended"
+                " (DASH_DISPATCH_MAX_SESSION_CALLS); try again later"
+            )
+        return Admission(False, status.decode(), value.decode(), 0, earlier)
 
-    @_translated
+    @translated
+    async def cached(self, spec: CallSpec) -> Outcome | None:
+        """The result of this call, if it is shared and known.
+
+        None as well while an earlier run of its instance has not ended: what that one shows would
+        come behind it. Such a call is created, and its worker finds the result.
+        """
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.exists(self.keys.instance(spec.instance))
+            pipe.hmget(self.keys.cached(spec.cache_key), ["status", "outcome"])
+            runs, (status, blob) = await pipe.execute()
+        meets = bool(spec.instance) and spec.overlap is not Overlap.PARALLEL and runs
+        if meets or status != b"ok" or blob is None:
+            return None
+        return msgspec.msgpack.decode(blob, type=Outcome)
+
+    @translated
     async def active(self, session: str) -> list[ActiveCall]:
         """The session's calls that have not ended."""
-        found = await cast(
-            Awaitable[dict[bytes, bytes]], self._redis.hgetall(self.keys.active(session))
-        )
-        calls = []
-        for call, value in found.items():
-            page, _, output = value.decode().partition("\0")
-            calls.append(ActiveCall(call.decode(), page, output))
-        return calls
+        found = await cast(Awaitable[list[bytes]], self._redis.hvals(self.keys.active(session)))
+        return [msgspec.json.decode(value, type=ActiveCall) for value in found]
 
     async def cancel(self, call: str, status: Status = Status.CANCELLED) -> bool:
         """End a call from outside, queued or running. True if it had not ended before.
@@ -304,73 +414,189 @@ class Store:
         failure = failed(Status.WORKER_LOST, "WorkerLost", message, call=call, worker=worker)
         return await self._end(call, failure, worker)
 
-    @_translated
+    @translated
     async def _end(self, call: str, outcome: Outcome, worker: str = "") -> bool:
-        keys = self.keys
-        names = ("session", "page", "request", "lane")
-        found = await cast(
-            Awaitable[list[bytes | None]], self._redis.hmget(keys.call(call), list(names))
-        )
-        if found[0] is None:
+        spec = await self._spec(call)
+        if spec is None:
             return False
-        session, page, request, lane = (value.decode() if value else "" for value in found)
-        event = Event(page, request, call, outcome)
-        result, runner = await self._finish(call, session, lane, worker, event)
-        if result != b"ok":
-            return False
+        result, runner = await self._finish(spec, worker, outcome)
         if runner:
-            await self._redis.publish(keys.control(runner.decode()), call)
-        return True
+            # Also when this was said before: whoever did may not have come as far as here.
+            await self._redis.publish(self.keys.control(runner), call)
+        return result == "ok"
+
+    async def _spec(self, call: str) -> CallSpec | None:
+        """A call that has not ended; None also when its record is not one."""
+        blob = await self._shared.ask("HGET", self.keys.call(call), "spec")
+        if blob is None:
+            return None
+        try:
+            return decode_spec(blob)
+        except DecodeError as error:
+            logger.error("! %s: %s", call, error, extra={"call_id": call})
+            return None
 
     # --- a call's life: worker side ------------------------------------------------------------
 
-    @_translated
-    async def wait_for_work(self, lanes: Iterable[str], timeout_s: float) -> None:
-        """Wait for a token in one of the lanes, or for the time to run out."""
-        await cast(
-            Awaitable[Any],
-            self._blocking.blpop([self.keys.wake(lane) for lane in lanes], timeout_s),
+    @translated
+    async def wait_for_work(self, lanes: Iterable[str], timeout_s: float) -> Wake | None:
+        """Wait for a wake-up in one of the lanes; None when the time ran out."""
+        names = {self.keys.wake(lane).encode(): lane for lane in lanes}
+        found = await cast(
+            Awaitable[tuple[bytes, bytes] | None], self._blocking.brpop(list(names), timeout_s)
         )
+        if found is None:
+            return None
+        call, _, gate = found[1].decode().partition(" ")
+        return Wake(names[found[0]], call, gate)
 
-    @_translated
+    @translated
     async def nudge(self, lanes: Iterable[str]) -> None:
-        """Wake another worker: a token may have reached one that is going away."""
-        for lane in lanes:
-            await cast(Awaitable[int], self._redis.lpush(self.keys.wake(lane), 1))
+        """Let a worker look: a wake-up may have reached one that is going away."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for lane in lanes:
+                pipe.lpush(self.keys.wake(lane), " ")
+                # Where no worker serves a lane, nobody takes them out.
+                pipe.ltrim(self.keys.wake(lane), 0, WAKES - 1)
+                pipe.pexpire(self.keys.wake(lane), _ms(self._settings.call_ttl_s))
+            await pipe.execute()
 
-    @_translated
-    async def claim(self, worker: str, lane: str, count: int) -> list[str]:
-        """Take up to ``count`` of the oldest waiting calls."""
-        keys = self.keys
-        ids = await self._run(
-            "claim",
-            [keys.waiting(lane), keys.wake(lane), keys.running(worker), keys.workers],
-            [worker, count],
-        )
-        return [call.decode() for call in ids]
+    @translated
+    async def take(
+        self, worker: str, wake: Wake, *, in_turn: bool = True
+    ) -> Claimed | Literal["more"] | None:
+        """Claim and start the call that a wake-up named, if it is the only one.
 
-    @_translated
-    async def start(self, worker: str, call: str) -> tuple[CallSpec, int] | None:
-        """Begin to run a claimed call.
+        Args:
+            worker: Who takes it.
+            wake: What it is.
+            in_turn: False takes it before others that wait in its lane.
 
         Returns:
-            The call and the number of this attempt (from 1), or None when it was cancelled or
-            has expired.
+            The call; ``"more"`` when `claim` has to choose; None when there is nothing to do now.
         """
+        keys = self.keys
+        record = await self._run(
+            "take",
+            [
+                keys.call(wake.call),
+                keys.waiting(wake.lane, wake.gate),
+                keys.wake(wake.lane),
+                keys.running(worker),
+                keys.workers,
+                keys.slots(wake.gate),
+                keys.limits,
+                keys.turns(wake.lane, wake.gate),
+                keys.clock(wake.lane),
+            ],
+            [wake.call, worker, wake.gate, _ms(self._settings.call_ttl_s), int(in_turn)],
+        )
+        if record == [b"more"]:
+            return "more"
+        return await self._claimed(worker, wake.call, record)
+
+    @translated
+    async def claim(self, worker: str, lane: str, count: int) -> list[str]:
+        """Take up to ``count`` of the lane's first calls, those of full gates left out."""
+        keys = self.keys
+        gates = self._gates.setdefault(lane, [])
+        while True:
+            lines = [
+                key
+                for gate in gates
+                for key in (keys.waiting(lane, gate), keys.turns(lane, gate), keys.slots(gate))
+            ]
+            complete, *ids = await self._run(
+                "claim",
+                [
+                    keys.wake(lane),
+                    keys.running(worker),
+                    keys.workers,
+                    keys.gates(lane),
+                    keys.limits,
+                    keys.clock(lane),
+                    keys.waiting(lane),
+                    keys.turns(lane),
+                    *lines,
+                ],
+                [worker, count, _ms(self._settings.call_ttl_s), *gates],
+            )
+            if not complete:
+                found = await cast(Awaitable[set[bytes]], self._redis.smembers(keys.gates(lane)))
+                gates = self._gates[lane] = [gate.decode() for gate in found]
+            if complete or ids:
+                return [call.decode() for call in ids]
+
+    @translated
+    async def start(self, worker: str, call: str) -> Claimed | None:
+        """Begin to run a claimed call; None when it was cancelled or has expired."""
         record = await self._run(
             "start", [self.keys.call(call), self.keys.running(worker)], [call, worker]
         )
+        if record == [b"ended"]:
+            await self.forget(worker, call)
+            return None
+        return await self._claimed(worker, call, record)
+
+    async def _claimed(self, worker: str, call: str, record: Sequence[bytes]) -> Claimed | None:
         if not record:
             return None
         fields = dict(zip(record[::2], record[1::2], strict=True))
-        return _spec_from(call, fields), int(fields[b"attempt"])
+        try:
+            return Claimed(decode_spec(fields[b"spec"]), int(fields[b"attempt"]))
+        except (DecodeError, KeyError, ValueError) as error:
+            # Nobody can be told: whose it is stands in there.
+            logger.error("! %s is not a call: %s", call, error, extra={"call_id": call})
+            await self._redis.unlink(self.keys.call(call))
+            await self.forget(worker, call)
+            return None
 
-    @_translated
-    async def emit(self, worker: str, spec: CallSpec, number: int, props: bytes) -> bool:
-        """Put a ``set_props`` of a running call into its mailbox.
+    @translated
+    async def lead(
+        self, worker: str, spec: CallSpec
+    ) -> Outcome | Literal["lead", "follow", "late"]:
+        """Ask whether a started call whose result is shared has to be computed.
+
+        Returns:
+            The outcome, when it is known; ``lead``: compute it; ``follow``: another call does, and
+            this one waits again until it has; ``late``: the call is not this worker's any more.
+        """
+        keys, key = self.keys, spec.cache_key
+        word, *rest = await self._run(
+            "lead",
+            [
+                keys.call(spec.id),
+                keys.running(worker),
+                keys.slots(spec.gate),
+                keys.cached(key),
+                keys.flight(key),
+                keys.followers(key),
+            ],
+            [
+                spec.id,
+                worker,
+                _ms(spec.timeout_s + FLIGHT_MARGIN_S),
+                _ms(self._settings.call_ttl_s),
+            ],
+        )
+        if word == b"outcome":
+            return msgspec.msgpack.decode(rest[0], type=Outcome)
+        if word == b"follow":
+            await self._knock(spec.gate)
+        return cast(Literal["lead", "follow", "late"], word.decode())
+
+    @translated
+    async def emit(
+        self, worker: str, spec: CallSpec, number: int, updates: Sequence[bytes]
+    ) -> bool:
+        """Put updates (``set_props``) of a running call into its mailbox.
 
         Args:
-            number: Counts the events of this run, from 1; a repeated one is dropped.
+            worker: Who runs it.
+            spec: The call.
+            number: Of the first update; they count from 1 in every attempt, and one that was sent
+                before is passed over.
+            updates: Their JSON texts.
 
         Returns:
             False when the call is not this worker's any more (it should stop).
@@ -378,26 +604,31 @@ class Store:
         Raises:
             PayloadTooLarge: The mailbox is at its bound: nobody has read it for too long.
         """
+        keys, settings = self.keys, self._settings
         result = await self._run(
             "emit",
-            [self.keys.call(spec.id), self.keys.mailbox(spec.session)],
+            [keys.call(spec.id), keys.mailbox(spec.session), keys.instance(spec.instance)],
             [
+                spec.id,
                 worker,
                 number,
-                self._settings.max_mailbox_entries,
-                _ms(self._settings.session_ttl_s),
-                self.keys.hint(spec.session),
-                *_pairs(_event_fields(Event(spec.page, spec.request, spec.id, props=props))),
+                settings.max_mailbox_entries,
+                _ms(settings.session_ttl_s),
+                keys.hint(spec.session),
+                spec.page,
+                spec.request,
+                spec.overlap if spec.instance else Overlap.PARALLEL,
+                *updates,
             ],
         )
         if result == b"full":
             raise PayloadTooLarge(
-                f"{self._settings.max_mailbox_entries} updates wait for a page that does not read"
+                f"{settings.max_mailbox_entries} updates wait for a page that does not read"
                 " them (DASH_DISPATCH_MAX_MAILBOX_ENTRIES)"
             )
         return bool(result == b"ok")
 
-    @_translated
+    @translated
     async def finish(self, worker: str, spec: CallSpec, outcome: Outcome) -> bool:
         """Record how a call ended, once.
 
@@ -407,48 +638,116 @@ class Store:
         Raises:
             CallExpired: The call's keys are already gone.
         """
-        event = Event(spec.page, spec.request, spec.id, outcome)
-        result, _ = await self._finish(spec.id, spec.session, spec.lane, worker, event)
-        if result == b"expired":
+        result, _ = await self._finish(spec, worker, outcome)
+        if result == "expired":
             raise CallExpired(spec.id, "the call's record is gone")
-        return bool(result == b"ok")
+        return result == "ok"
 
-    async def _finish(
-        self, call: str, session: str, lane: str, worker: str, event: Event
-    ) -> tuple[bytes, bytes]:
+    async def _finish(self, spec: CallSpec, worker: str, outcome: Outcome) -> tuple[str, str]:
         keys, settings = self.keys, self._settings
-        assert event.outcome is not None
-        if len(event.outcome.body) > settings.inline_result_bytes:
-            await self._redis.set(
-                keys.result(call), event.outcome.body, px=_ms(settings.result_ttl_s)
-            )
-            fields = _event_fields(event, aside=True)
-        else:
-            fields = _event_fields(event)
-        result = await self._run(
+        aside = len(outcome.body) > settings.inline_result_bytes
+        if aside:
+            await self._redis.set(keys.result(spec.id), outcome.body, px=_ms(settings.result_ttl_s))
+        event = Event(spec.page, spec.request, spec.id, outcome)
+        cache_ms, shared = _shared(spec, outcome)
+        result, runner = await self._run(
             "finish",
             [
-                keys.call(call),
-                keys.mailbox(session),
-                keys.active(session),
-                keys.waiting(lane),
+                keys.call(spec.id),
+                keys.mailbox(spec.session),
+                keys.active(spec.session),
+                keys.waiting(spec.lane, spec.gate),
                 keys.running(worker),
+                keys.instance(spec.instance),
+                keys.slots(spec.gate),
+                keys.wake(spec.lane),
+                keys.later,
+                keys.cached(spec.cache_key),
+                keys.flight(spec.cache_key),
+                keys.followers(spec.cache_key),
+                keys.durations,
             ],
             [
-                call,
+                spec.id,
                 worker,
-                event.outcome.status,
+                outcome.status,
                 _ms(max(settings.result_ttl_s, settings.session_ttl_s)),
                 _ms(settings.session_ttl_s),
-                keys.hint(session),
-                *_pairs(fields),
+                keys.hint(spec.session),
+                spec.overlap if spec.instance else Overlap.PARALLEL,
+                spec.gate,
+                cache_ms,
+                shared,
+                spec.output if spec.on_start else "",
+                WAKES,
+                _ms(settings.call_ttl_s),
+                len(spec.on_start),
+                *spec.on_start,
+                *_pairs(_event_fields(event, aside=aside)),
             ],
         )
-        return cast(tuple[bytes, bytes], tuple(result))
+        await self._knock(spec.gate, known=spec.lane)
+        return result.decode(), runner.decode()
+
+    async def _knock(self, gate: str, *, known: str = "") -> None:
+        """A slot of the gate is free: workers of all its lanes may have been waiting for that.
+
+        Args:
+            gate: The gate, or nothing.
+            known: A lane whose workers have been told.
+        """
+        if gate:
+            found = await self._shared.ask("SMEMBERS", self.keys.lanes(gate))
+            lanes = {lane.decode() for lane in found} - {known}
+            if lanes:
+                await self.nudge(lanes)
+
+    @translated
+    async def retry(self, worker: str, spec: CallSpec, pause_s: float) -> str:
+        """Let a started call be run again after a pause, if its ``retries`` allow.
+
+        Returns:
+            ``ok``; ``spent`` when it has been run as often as it may; ``late`` when it is not
+            this worker's any more.
+        """
+        keys = self.keys
+        word = await self._run(
+            "retry",
+            [
+                keys.call(spec.id),
+                keys.running(worker),
+                keys.slots(spec.gate),
+                keys.later,
+                keys.instance(spec.instance),
+            ],
+            [spec.id, worker, _ms(pause_s), spec.overlap if spec.instance else Overlap.PARALLEL],
+        )
+        await self._knock(spec.gate)
+        return cast(bytes, word).decode()
+
+    @translated
+    async def requeue(self, call: str) -> bool:
+        """The pause before a retry is over. True if this put the call into its queue."""
+        spec = await self._spec(call)
+        if spec is None:
+            await self._redis.zrem(self.keys.later, call)
+            return False
+        keys = self.keys
+        done = await self._run(
+            "requeue",
+            [
+                keys.call(call),
+                keys.later,
+                keys.waiting(spec.lane, spec.gate),
+                keys.wake(spec.lane),
+            ],
+            [call, spec.gate, WAKES, _ms(self._settings.call_ttl_s)],
+        )
+        return bool(done)
 
     # --- workers and their leases --------------------------------------------------------------
 
-    @_translated
+    @translated
     async def renew(self, worker: str, *, join: bool = False) -> bool:
         """Prolong a worker's lease; False when it has been given up as lost.
 
@@ -462,32 +761,65 @@ class Store:
         )
         return bool(alive)
 
-    @_translated
+    @translated
+    async def offer(self, worker: str, capacity: Mapping[str, int]) -> None:
+        """A worker says how many calls of each lane it runs at once."""
+        blob = msgspec.json.encode(capacity)
+        await cast(Awaitable[int], self._redis.hset(self.keys.capacity, worker, blob))
+
+    @translated
     async def release(
-        self, worker: str, call: str, lane: str, *, started: bool = False
+        self, worker: str, call: str, spec: CallSpec, *, started: bool = False
     ) -> str | None:
         """Hand back a claimed call. Returns its status: ``queued`` if it waits again.
 
         Args:
             worker: Who has claimed it.
             call: Its id.
-            lane: Where it waits again.
+            spec: The call.
             started: Also when the worker has started it: for the worker itself, which knows that
                 the answer never came and nothing of it has run.
         """
+        keys = self.keys
         status = await self._run(
             "release",
             [
-                self.keys.call(call),
-                self.keys.waiting(lane),
-                self.keys.wake(lane),
-                self.keys.running(worker),
+                keys.call(call),
+                keys.waiting(spec.lane, spec.gate),
+                keys.wake(spec.lane),
+                keys.running(worker),
+                keys.slots(spec.gate),
             ],
-            [call, worker if started else ""],
+            [call, worker, int(started), spec.gate, WAKES, _ms(self._settings.call_ttl_s)],
         )
+        await self._knock(spec.gate)
         return status.decode() if status else None
 
-    @_translated
+    async def hand_back(self, worker: str, call: str, spec: CallSpec | None) -> bool:
+        """A worker gives back a call of which it knows that nothing has run here.
+
+        Returns:
+            Whether it waits again; one that has ended is only forgotten.
+        """
+        if spec is None:
+            await self.forget(worker, call)
+            return False
+        return await self.release(worker, call, spec, started=True) == "queued"
+
+    @translated
+    async def forget(self, worker: str, call: str) -> None:
+        """A call that has ended is not run by this worker any more: its slot is free."""
+        keys = self.keys
+        gate = await cast(Awaitable[bytes | None], self._redis.hget(keys.running(worker), call))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hdel(keys.running(worker), call)
+            if gate:
+                pipe.zrem(keys.slots(gate.decode()), call)
+            await pipe.execute()
+        if gate:
+            await self._knock(gate.decode())
+
+    @translated
     async def ended(self, calls: Iterable[str]) -> list[str]:
         """Those of a worker's running calls that have their outcome already."""
         names = list(calls)
@@ -497,45 +829,47 @@ class Store:
             found = await pipe.execute()
         return [call for call, status in zip(names, found, strict=True) if status != b"started"]
 
-    @_translated
+    @translated
     async def leave(self, worker: str) -> None:
         """A worker says good-bye."""
-        await self._redis.zrem(self.keys.workers, worker)
-        await self._redis.delete(self.keys.running(worker))
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrem(self.keys.workers, worker)
+            pipe.hdel(self.keys.capacity, worker)
+            pipe.delete(self.keys.running(worker))
+            await pipe.execute()
 
-    @_translated
-    async def lost_workers(self) -> list[str]:
-        """Workers whose lease has run out. Only one process at a time is told."""
-        lock_ms = _ms(self._settings.lease_s * BEAT_SHARE)
-        keys = self.keys
+    @translated
+    async def overdue(self) -> Overdue:
+        """What nobody looks after any more. Only one process at a time is told."""
+        keys, lease_s = self.keys, self._settings.lease_s
         found = await self._run(
             "lost",
-            [keys.workers, keys.sweeper, keys.swept],
-            [lock_ms, _ms(self._settings.lease_s * LEASE_SHARE)],
+            [keys.workers, keys.sweeper, keys.swept, keys.later, keys.absent],
+            [_ms(lease_s * BEAT_SHARE), _ms(lease_s * LEASE_SHARE), OVERDUE_BATCH],
         )
-        return [worker.decode() for worker in found]
+        return Overdue(*([name.decode() for name in names] for names in found))
 
-    @_translated
-    async def claimed_by(self, worker: str) -> list[tuple[str, str]]:
-        """Calls that a worker has claimed, and their lanes ('' when the record is gone)."""
-        members = await cast(Awaitable[set[bytes]], self._redis.smembers(self.keys.running(worker)))
+    @translated
+    async def claimed_by(self, worker: str) -> list[tuple[str, CallSpec | None, int]]:
+        """Calls that a worker has claimed: id, the call (None: it has ended), attempt (0: none)."""
+        members = await cast(Awaitable[list[bytes]], self._redis.hkeys(self.keys.running(worker)))
         found = []
         for member in members:
             call = member.decode()
-            value = await cast(
-                Awaitable[bytes | None], self._redis.hget(self.keys.call(call), "lane")
+            attempt = await cast(
+                Awaitable[bytes | None], self._redis.hget(self.keys.call(call), "attempt")
             )
-            found.append((call, value.decode() if value else ""))
+            found.append((call, await self._spec(call), int(attempt or 0)))
         return found
 
-    @_translated
+    @translated
     async def live_workers(self) -> int:
         """How many workers have a lease."""
         return int(await self._redis.zcard(self.keys.workers))
 
     # --- what the two sides know ---------------------------------------------------------------
 
-    @_translated
+    @translated
     async def publish_callbacks(self, side: str, outputs: Iterable[str]) -> None:
         """Write down which offloaded callbacks this side (``web``, ``worker``) knows."""
         key = self.keys.callbacks(side)
@@ -547,15 +881,117 @@ class Store:
                 pipe.pexpire(key, _ms(self._settings.call_ttl_s))
             await pipe.execute()
 
-    @_translated
+    @translated
     async def known_callbacks(self, side: str) -> set[str]:
         """What `publish_callbacks` wrote; empty when that side has not started yet."""
         members = await cast(Awaitable[set[bytes]], self._redis.smembers(self.keys.callbacks(side)))
         return {member.decode() for member in members}
 
+    @translated
+    async def add_libraries(self, names: Sequence[str]) -> None:
+        """Write down component libraries that a callback has imported, for web processes."""
+        key = self.keys.libraries
+        now_s, _ = await self._redis.time()
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zadd(key, dict.fromkeys(names, now_s))
+            pipe.zremrangebyrank(key, 0, -LIBRARIES - 1)
+            await pipe.execute()
+
+    @translated
+    async def libraries(self) -> list[str]:
+        """What `add_libraries` wrote."""
+        found = await self._redis.zrange(self.keys.libraries, 0, -1)
+        return [name.decode() for name in found]
+
+    # --- browsers that have gone ---------------------------------------------------------------
+
+    @translated
+    async def absent(self, session: str) -> None:
+        """This process serves no connection of the session any more."""
+        grace_s = max(self._settings.leave_grace_s, BETWEEN_POLLS_S)
+        await self._run("absent", [self.keys.absent], [session, _ms(grace_s)])
+
+    @translated
+    async def is_present(self, session: str) -> bool:
+        """Whether any process serves a connection of the session, and listens for its mail."""
+        found = await self._redis.pubsub_numsub(self.keys.hint(session))
+        return any(count for _, count in found)
+
+    @translated
+    async def forget_absence(self, session: str) -> None:
+        """It is back, or what had to be done has been done; unless it has left again since."""
+        await self._run("absent", [self.keys.absent], [session, ""])
+
+    # --- positions in the queue ----------------------------------------------------------------
+
+    @translated
+    async def announced(self, count: int) -> list[str]:
+        """Ids of calls whose pages want to know their position, the oldest ``count``."""
+        found = await self._redis.zrange(self.keys.announced, 0, count - 1)
+        return [call.decode() for call in found]
+
+    @translated
+    async def announced_spec(self, call: str) -> CallSpec | None:
+        """The call, to tell its position; None, and it is not asked for again, when it ended."""
+        spec = await self._spec(call)
+        if spec is None:
+            await self._redis.zrem(self.keys.announced, call)
+        return spec
+
+    @translated
+    async def ranks(self, specs: Sequence[CallSpec]) -> list[int | None]:
+        """How many calls wait before each in its line; None for those that do not wait there."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for spec in specs:
+                pipe.zrank(self.keys.waiting(spec.lane, spec.gate), spec.id)
+            return cast(list[int | None], await pipe.execute())
+
+    @translated
+    async def rates(self) -> tuple[dict[str, float], dict[str, int]]:
+        """How long callbacks usually run, in seconds, and how many calls each lane runs at once."""
+        durations = await cast(
+            Awaitable[dict[bytes, bytes]], self._redis.hgetall(self.keys.durations)
+        )
+        offers = await cast(Awaitable[list[bytes]], self._redis.hvals(self.keys.capacity))
+        capacity: dict[str, int] = {}
+        for offer in offers:
+            for lane, count in msgspec.json.decode(offer, type=dict[str, int]).items():
+                capacity[lane] = capacity.get(lane, 0) + count
+        return {name.decode(): int(ms) / 1000 for name, ms in durations.items()}, capacity
+
+    @translated
+    async def tell_position(self, spec: CallSpec, position: int, updates: Sequence[bytes]) -> bool:
+        """Send a page its call's position, if it waits and has come forward since it was last told.
+
+        Returns:
+            False when the call does not wait any more.
+        """
+        keys, settings = self.keys, self._settings
+        waits = await self._run(
+            "position",
+            [
+                keys.call(spec.id),
+                keys.announced,
+                keys.mailbox(spec.session),
+                keys.instance(spec.instance),
+            ],
+            [
+                spec.id,
+                position,
+                settings.max_mailbox_entries,
+                _ms(settings.session_ttl_s),
+                keys.hint(spec.session),
+                spec.page,
+                spec.request,
+                spec.overlap if spec.instance else Overlap.PARALLEL,
+                *updates,
+            ],
+        )
+        return bool(waits)
+
     # --- mailboxes -----------------------------------------------------------------------------
 
-    @_translated
+    @translated
     async def post(self, session: str, event: Event) -> None:
         """Put an event of a callback that ran in the web process into a mailbox."""
         fields = cast(Any, _event_fields(event))
@@ -565,12 +1001,17 @@ class Store:
             pipe.publish(self.keys.hint(session), "")
             await pipe.execute()
 
-    @_translated
+    @translated
     async def read(self, session: str, cursor: str | None, count: int) -> list[Entry]:
         """The mailbox's entries after the cursor, in order, at most ``count``."""
         start = f"({cursor}" if cursor else "-"
-        found = await self._redis.xrange(self.keys.mailbox(session), start, "+", count)
-        return [await self._entry(id_.decode(), fields) for id_, fields in found]
+        found = await self._shared.ask(
+            "XRANGE", self.keys.mailbox(session), start, "+", "COUNT", count
+        )
+        return [
+            await self._entry(id_.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
+            for id_, fields in found
+        ]
 
     async def _entry(self, id_: str, fields: Mapping[bytes, bytes]) -> Entry:
         aside = b"a" in fields
@@ -586,7 +1027,7 @@ class Store:
         event = Event(fields[b"p"].decode(), fields[b"r"].decode(), call, gone)
         return Entry(id_, event, aside)
 
-    @_translated
+    @translated
     async def trim(self, session: str, cursor: str) -> None:
         """The browser has everything up to ``cursor``, large results that stand aside included."""
         time_ms, _, sequence = cursor.partition("-")
@@ -595,7 +1036,7 @@ class Store:
         if aside:
             await self._redis.unlink(*(self.keys.result(call.decode()) for call in aside))
 
-    @_translated
+    @translated
     async def discard(self, session: str) -> None:
         """Remove a mailbox that nobody will read (a plain POST that is over)."""
         await self._redis.delete(self.keys.mailbox(session), self.keys.active(session))
@@ -611,134 +1052,25 @@ class Store:
         return Channels(self._settings, self.keys.control)
 
 
-LEASE_SHARE = 0.6
-BEAT_SHARE = 0.15
-"""Lease in Redis, and time between two renewals or sweeps, as shares of ``lease_s``: a worker that
-dies right after a renewal is found after 0.6 + 0.15 of it, and the rest is for a slow machine."""
-
-
-class Channels:
-    """Pub/sub over one connection that mends itself.
-
-    A message is only a hint. After a lost connection, messages may have been missed, and the
-    reader is told so by ``None`` in place of a name.
-    """
-
-    def __init__(self, settings: Settings, key: Callable[[str], str]) -> None:
-        self._key = key
-        # Not mended by the client: it would say nothing, and nobody would look for what was missed.
-        self._redis = connect(settings, socket_timeout_s=None, retries=0)
-        self._pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
-        # Without any subscription the client would refuse to listen.
-        self._idle = key("-")
-        # Two first subscriptions at once would each make a connection, and one would go unheard.
-        self._subscribing = asyncio.Lock()
-
-    @_translated
-    async def add(self, name: str) -> None:
-        """Listen to one more channel; returns when Redis has been asked."""
-        async with self._subscribing:
-            await self._pubsub.subscribe(self._key(name))
-
-    async def remove(self, name: str) -> None:
-        """Stop listening to a channel."""
-        with contextlib.suppress(redis_errors.RedisError, OSError):
-            # The subscription dies with its connection, which is what was wanted.
-            await self._pubsub.unsubscribe(self._key(name))
-
-    async def listen(self) -> AsyncIterator[tuple[str | None, bytes]]:
-        """Yield ``(name, message)`` as they come, and ``(None, b"")`` after a reconnect."""
-        prefix = len(self._key(""))
-        backoff_s = 0.05
-        while True:
-            try:
-                async with self._subscribing:
-                    await self._pubsub.subscribe(self._idle)
-                yield None, b""
-                backoff_s = 0.05
-                async for message in self._pubsub.listen():
-                    yield message["channel"].decode()[prefix:], message["data"]
-            except (redis_errors.RedisError, OSError) as error:
-                logger.warning("! notifications interrupted (%s), trying again", error)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(backoff_s * 2, 2.0)
-
-    async def close(self) -> None:
-        """Close the connection."""
-        with contextlib.suppress(redis_errors.RedisError, OSError):
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        await self._redis.aclose(close_connection_pool=True)
-
-
-def connect(
-    settings: Settings,
-    *,
-    socket_timeout_s: float | None = 10.0,
-    client: type[Any] = Redis,
-    retries: int = 6,
-) -> Any:
-    """A client with a bounded pool that reconnects by itself.
-
-    Args:
-        settings: ``redis_url`` must be set.
-        socket_timeout_s: Time limit of one command; None for blocking commands.
-        client: ``Redis`` or a subclass that is constructed alike.
-        retries: How often a command is tried again after a lost connection.
-    """
-    assert settings.redis_url is not None
-    url = settings.redis_url.get_secret_value()
-    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries=retries)
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=64,
-        timeout=20,
-        socket_timeout=socket_timeout_s,
-        socket_connect_timeout=5.0,
-        health_check_interval=30 if socket_timeout_s else 0,
-        retry=retry,
-        retry_on_error=[redis_errors.ConnectionError, redis_errors.BusyLoadingError],
-        # A local socket cannot lose its other end unnoticed, and takes no such option.
-        **({} if url.startswith("unix") else {"socket_keepalive": True}),
-    )
-    # The client's own from here on: it closes the pool's connections when it is closed.
-    return client.from_pool(pool)
-
-
 def _lua(name: str) -> str:
     return resources.files("dash_dispatch").joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
+def _shared(spec: CallSpec, outcome: Outcome) -> tuple[int | str, bytes]:
+    """For how many ms this outcome answers others who want the same, and its encoding."""
+    if not spec.cache_key:
+        return "", b""
+    # Cookies and headers are for the one who asked.
+    blob = msgspec.msgpack.encode(Outcome(outcome.status, outcome.body))
+    if outcome.status is Status.OK:
+        return _ms(spec.cache_s), blob
+    if outcome.status in (Status.FAILED, Status.TIMED_OUT, Status.NO_UPDATE):
+        return _ms(SHARED_FAILURE_S), blob
+    return 1, b""
+
+
 def _pairs(fields: Mapping[str, Any]) -> list[Any]:
     return [item for pair in fields.items() for item in pair]
-
-
-def _spec_fields(spec: CallSpec) -> dict[str, Any]:
-    return {
-        "session": spec.session,
-        "page": spec.page,
-        "request": spec.request,
-        "output": spec.output,
-        "lane": spec.lane,
-        "timeout_s": spec.timeout_s,
-        "payload": spec.payload,
-        "snapshot": spec.snapshot,
-        "stream": int(spec.stream),
-    }
-
-
-def _spec_from(call: str, fields: Mapping[bytes, bytes]) -> CallSpec:
-    return CallSpec(
-        id=call,
-        session=fields[b"session"].decode(),
-        page=fields[b"page"].decode(),
-        request=fields[b"request"].decode(),
-        output=fields[b"output"].decode(),
-        lane=fields[b"lane"].decode(),
-        timeout_s=float(fields[b"timeout_s"]),
-        payload=fields[b"payload"],
-        snapshot=fields[b"snapshot"],
-        stream=fields[b"stream"] == b"1",
-    )
 
 
 # Field names are one letter: a mailbox may hold thousands of entries.

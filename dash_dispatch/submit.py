@@ -1,23 +1,36 @@
 """Admission: from a renderer's request to an accepted call, or a clear refusal."""
 
+import hashlib
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from dash_dispatch import bridge
 from dash_dispatch.config import Settings
-from dash_dispatch.errors import BadRequest, DecodeError, NotOffloaded, PayloadTooLarge
-from dash_dispatch.offload import Offloaded
+from dash_dispatch.errors import (
+    BadRequest,
+    CallFailed,
+    DecodeError,
+    Forbidden,
+    NotOffloaded,
+    PayloadTooLarge,
+    StoreError,
+)
+from dash_dispatch.identity import Identity, canonical
+from dash_dispatch.offload import Offloaded, limits
 from dash_dispatch.protocol import (
     CallbackBody,
     CallSpec,
+    Outcome,
     RequestSnapshot,
+    Status,
     call_id,
     decode_callback_body,
-    lane,
 )
 from dash_dispatch.store import Admission, Store
+from dash_dispatch.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +106,20 @@ def _is_dependency(item: object) -> bool:
 
 
 class Submitter:
-    """Hands offloaded callbacks to the workers."""
+    """Hands offloaded callbacks to the workers.
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    Args:
+        app: The user's app.
+        store: Where calls are written down.
+        settings: Limits.
+        threads: Where user code runs that is asked before (``Dash(user=)``, ``cache_by``).
+    """
+
+    def __init__(self, app: Any, store: Store, settings: Settings, threads: Threads) -> None:
+        self._app = app
         self._store = store
         self._settings = settings
+        self._threads = threads
 
     async def submit(
         self,
@@ -109,8 +131,8 @@ class Submitter:
         page: str,
         request: str,
         stream: bool,
-    ) -> tuple[CallSpec, Admission]:
-        """Accept a call.
+    ) -> tuple[CallSpec, Admission | Outcome]:
+        """Accept a call, or answer it from the cache.
 
         Args:
             asked: The request.
@@ -124,19 +146,133 @@ class Submitter:
             QueueFull: Too many are waiting.
             StoreUnavailable: Redis cannot be reached.
         """
+        call = call_id(page, request)
+        snapshot = await self._with_custom_data(call, asked, snapshot)
+        who = await self.identify(session, snapshot, stream=stream)
+        match = bridge.match_values(asked.entry, asked.body)
         spec = CallSpec(
-            id=call_id(page, request),
+            id=call,
             session=session,
             page=page,
             request=request,
             output=asked.body.output,
-            lane=lane(offloaded.options.queue, offloaded.executor),
-            timeout_s=offloaded.options.timeout or self._settings.timeout_s,
             payload=asked.raw,
-            snapshot=msgspec.json.encode(snapshot),
+            snapshot=msgspec.json.encode(self._forwarded(snapshot)),
             stream=stream,
+            instance=_instance(session, page, asked),
+            overlap=offloaded.overlap,
+            user=who.turns,
+            cache_key=await self._cache_key(call, asked, offloaded, snapshot, who.cache),
+            on_start=bridge.queued_done(asked.entry, asked.body) if stream else (),
+            **limits(
+                offloaded.options, offloaded.gate, offloaded.executor, self._settings.timeout_s
+            ),
         )
-        admission = await self._store.create(spec)
+        if spec.cache_key:
+            known = await self._store.cached(spec)
+            if known is not None:
+                logger.debug("← %s from the cache", spec.id, extra={"call_id": spec.id})
+                return spec, known
+        admission = await self._store.create(spec, match=canonical(match) if match else "")
         if admission.created:
             logger.debug("→ %s accepted for %s", spec.id, spec.lane, extra={"call_id": spec.id})
+        await self._stop(admission.superseded)
         return spec, admission
+
+    async def _with_custom_data(
+        self, call: str, asked: Asked, snapshot: RequestSnapshot
+    ) -> RequestSnapshot:
+        """What Dash's ``custom_data`` hooks make of the request, which a worker has not."""
+        if not bridge.has_custom_data(self._app):
+            return snapshot
+        try:
+            # The thread sees `quart.request` or `quart.websocket`, as context variables.
+            data = await self._threads.wrap(bridge.custom_data)(self._app, asked.body, snapshot)
+        except Exception as error:
+            # The user's hook: the page sees that it failed, the log has the traceback.
+            logger.exception("! a custom_data hook failed for %s", asked.body.output)
+            raise CallFailed(call, f"custom_data: {type(error).__name__}: {error}") from error
+        return msgspec.structs.replace(snapshot, custom_data=data)
+
+    async def _stop(self, superseded: Iterable[str]) -> None:
+        """End calls that cannot say anything any more."""
+        for call in superseded:
+            try:
+                await self._store.cancel(call, Status.SUPERSEDED)
+            except StoreError as error:
+                # It runs on for nobody: what it says is dropped, and its page has the newer call.
+                logger.warning("! %s not stopped: %s", call, error, extra={"call_id": call})
+
+    def _forwarded(self, snapshot: RequestSnapshot) -> RequestSnapshot:
+        """What leaves this process of a request: the cookies and headers that may."""
+        settings = self._settings
+        cookies = _only(snapshot.cookies, settings.forward_cookies)
+        headers = _only(snapshot.headers, settings.forward_headers)
+        if cookies != snapshot.cookies:
+            # They stand in here a second time.
+            headers = {name: text for name, text in headers.items() if name.lower() != "cookie"}
+        return msgspec.structs.replace(snapshot, cookies=cookies, headers=headers)
+
+    async def identify(self, session: str, snapshot: RequestSnapshot, *, stream: bool) -> Identity:
+        """Who asks.
+
+        Raises:
+            Forbidden: ``Dash(user=...)`` failed.
+        """
+        user_of = self._app.user_of
+        if user_of is not None:
+            try:
+                user = str(await self._threads.wrap(user_of)(snapshot))
+            except Exception as error:
+                # Who cannot be told from others must not be taken for one of them.
+                logger.exception("! Dash(user=...) failed")
+                raise Forbidden("it cannot be told who is asking") from error
+            return Identity(user, user)
+        # A plain POST has a session for itself.
+        return Identity.of(session if stream else snapshot.remote, snapshot)
+
+    async def _cache_key(
+        self, call: str, asked: Asked, offloaded: Offloaded, snapshot: RequestSnapshot, user: str
+    ) -> str:
+        """What a result depends on, as a digest; empty when it is not shared."""
+        options = offloaded.options
+        if options.cache is None:
+            return ""
+        parts: Callable[..., bytes] | Callable[..., Awaitable[bytes]] = bridge.cache_parts
+        if bridge.cache_needs_thread(asked.entry):
+            parts = self._threads.wrap(bridge.cache_parts)
+        try:
+            found = parts(self._app, asked.entry, asked.body, snapshot)
+            inputs = found if isinstance(found, bytes) else await found
+        except Exception as error:
+            # The user's `cache_by`: the page sees that it failed, the log has the traceback.
+            logger.exception("! cache_by of %s failed", asked.body.output)
+            raise CallFailed(call, f"cache_by: {type(error).__name__}: {error}") from error
+        scope = user if options.scope == "user" else ""
+        names = [asked.body.output, offloaded.code, self._settings.code_version, scope]
+        return hashlib.sha256(canonical(names).encode() + b"\0" + inputs).hexdigest()
+
+
+def _only(values: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    if "*" in names:
+        return values
+    wanted = {name.lower() for name in names}
+    return {name: value for name, value in values.items() if name.lower() in wanted}
+
+
+def _instance(session: str, page: str, asked: Asked) -> str:
+    """The callback instance on its page: outputs as they are asked for, or the inputs' components.
+
+    Runs of siblings, which MATCH tells apart, do not meet.
+    """
+    shown = asked.body.outputs
+    if asked.entry["no_output"]:
+        shown = [_component(item) for item in asked.body.inputs]
+    name = canonical([session, page, asked.body.output, shown])
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _component(item: Any) -> Any:
+    if isinstance(item, list):
+        return [_component(part) for part in item]
+    return [item["id"], item["property"]]

@@ -1,18 +1,19 @@
-"""Finds workers that died, and gives their calls an end. Every process has one; one acts."""
+"""Finds what nobody looks after any more, and deals with it. Every process has one; one acts."""
 
 import asyncio
 import logging
 
 from dash_dispatch import tasks
 from dash_dispatch.config import Settings
-from dash_dispatch.errors import StoreError
+from dash_dispatch.errors import StoreError, StoreUnavailable
+from dash_dispatch.protocol import CallSpec, OnLeave, retry_pause_s
 from dash_dispatch.store import BEAT_SHARE, Store
 
 logger = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Looks for ended leases several times per ``lease_s``.
+    """Looks several times per ``lease_s`` for ended leases, due retries and absent browsers.
 
     Web processes sweep as well as workers, so that the death of the only worker is noticed, too.
     """
@@ -34,27 +35,66 @@ class Sweeper:
         while True:
             try:
                 await self.sweep()
-            except StoreError as error:
-                # Redis is away: leases do not run out meanwhile in a way that anybody could see.
+            except StoreUnavailable as error:
+                # Leases do not run out meanwhile in a way that anybody could see.
                 logger.debug("sweep put off: %s", error)
+            except StoreError:
+                logger.exception("! sweep given up")
             await asyncio.sleep(self._interval_s)
 
     async def sweep(self) -> int:
-        """One look. Returns how many calls were ended or handed back."""
+        """One look. Returns how many calls were ended, handed back or put into their queue."""
+        overdue = await self._store.overdue()
         count = 0
-        for worker in await self._store.lost_workers():
+        for worker in overdue.workers:
             logger.warning("! worker %s is lost", worker)
-            for call, lane in await self._store.claimed_by(worker):
-                count += await self._settle(worker, call, lane)
-            await self._store.leave(worker)
+            try:
+                count += await self._give_up(worker)
+            except StoreUnavailable:
+                raise
+            except StoreError:
+                # It stays listed. What it had waits for its end; what others had does not.
+                logger.exception("! the calls of %s cannot be settled", worker)
+        for call in overdue.calls:
+            # Whoever let it wait has a timer for this, if it lives.
+            count += await self._store.requeue(call)
+        for session in overdue.sessions:
+            count += await self._see_off(session)
         return count
 
-    async def _settle(self, worker: str, call: str, lane: str) -> int:
+    async def _give_up(self, worker: str) -> int:
+        count = 0
+        for call, spec, attempt in await self._store.claimed_by(worker):
+            if spec is None:
+                await self._store.forget(worker, call)
+            else:
+                count += await self._settle(worker, call, spec, attempt)
+        await self._store.leave(worker)
+        return count
+
+    async def _settle(self, worker: str, call: str, spec: CallSpec, attempt: int) -> int:
+        extra = {"call_id": call}
         # Claimed and not started: it waits again, nothing of it has happened.
-        if await self._store.release(worker, call, lane) == "queued":
-            logger.info("↻ %s handed back", call, extra={"call_id": call})
+        if await self._store.release(worker, call, spec) == "queued":
+            logger.info("↻ %s handed back", call, extra=extra)
             return 1
+        if spec.retries >= attempt:
+            pause_s = retry_pause_s(spec.backoff_s, attempt)
+            if await self._store.retry(worker, spec, pause_s) == "ok":
+                logger.warning("↻ %s lost with its worker, again soon", call, extra=extra)
+                return 1
         if await self._store.lose(call, worker):
-            logger.warning("! %s lost with its worker", call, extra={"call_id": call})
+            logger.warning("! %s lost with its worker", call, extra=extra)
             return 1
         return 0
+
+    async def _see_off(self, session: str) -> int:
+        """A session without a connection to the process that it was last seen by."""
+        count = 0
+        if not await self._store.is_present(session):
+            for call in await self._store.active(session):
+                if call.on_leave is OnLeave.CANCEL and await self._store.cancel(call.id):
+                    logger.info("⊘ %s: its page has gone", call.id, extra={"call_id": call.id})
+                    count += 1
+        await self._store.forget_absence(session)
+        return count

@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import deque
 from typing import Any
 
 from quart import websocket
 
 from dash_dispatch import bridge, guards, tasks
-from dash_dispatch.errors import DecodeError, ProtocolError, StoreError
+from dash_dispatch.errors import DecodeError, ProtocolError, QueueFull, StoreError
 from dash_dispatch.protocol import (
     PONG,
     AckMessage,
@@ -23,6 +22,7 @@ from dash_dispatch.protocol import (
     decode_client_message,
     encode_frame,
     message_of,
+    pieces,
     reset,
     welcome,
 )
@@ -53,8 +53,9 @@ class Connection:
     def __init__(self, *, debug: bool) -> None:
         self.name = secrets.token_hex(6)
         self._debug = debug
-        self._queue: deque[tuple[Mark, bytes]] = deque()
+        self._queue: list[tuple[Mark, bytes]] = []
         self._numbers = 0
+        self.takes_pieces = False
         self.wake = asyncio.Event()
 
     def send(self, event: Event) -> int:
@@ -73,8 +74,7 @@ class Connection:
 
     def take(self) -> list[tuple[Mark, bytes]]:
         """All that waits."""
-        pairs = list(self._queue)
-        self._queue.clear()
+        pairs, self._queue = self._queue, []
         self.wake.clear()
         return pairs
 
@@ -93,7 +93,7 @@ async def serve(app: Any, runtime: Runtime) -> None:
     await ws.accept()
     try:
         await _converse(app, runtime, runtime.services())
-    except StoreError as error:
+    except (StoreError, QueueFull) as error:
         logger.warning("! websocket closed: %s", error)
         await _close(CLOSE_RETRY, "try again later")
     except ProtocolError as error:
@@ -131,6 +131,7 @@ async def _greet(app: Any, services: Services) -> tuple[str, Hello, Connection]:
         if not isinstance(hello, Hello):
             raise DecodeError("the first message is not hello")
         check_version(hello.version)
+        connection.takes_pieces = hello.pieces
         if hello.session is None:
             session_id = signer.new()
             _welcome(connection, signer.sign(session_id), resumed=False)
@@ -158,7 +159,7 @@ async def _exchange(
     session.outbox.connect(connection)
     running = [
         asyncio.create_task(_receive(app, services, session, connection, reader)),
-        asyncio.create_task(_send(connection, reader, debug=bridge.shows_errors(app))),
+        asyncio.create_task(_send(session, connection, reader, debug=bridge.shows_errors(app))),
     ]
     stopping = runtime.stopping()
     if stopping is not None:
@@ -208,35 +209,62 @@ async def _receive(
                 await services.sessions.take(session, message, snapshot)
 
 
-async def _send(connection: Connection, reader: MailboxReader, *, debug: bool) -> None:
+async def _send(
+    session: Session, connection: Connection, reader: MailboxReader, *, debug: bool
+) -> None:
     while True:
-        pairs = connection.take()
-        if reader.has_news:
-            entries = await reader.read()
-            pairs += [(entry.id, message_of(entry.event, debug=debug)) for entry in entries]
-        for frame in _frames(pairs):
-            await websocket.send(frame)
-        if not pairs and not reader.has_news:
-            try:
-                async with asyncio.timeout(FALLBACK_S):
-                    await connection.wake.wait()
-            except TimeoutError:
-                reader.wake()
+        # In a function of its own: what has been sent must not be held while nothing happens.
+        sent = await _send_news(session, connection, reader, debug=debug)
+        if not sent and not reader.has_news:
+            await _wait_for_news(session, connection, reader)
 
 
-def _frames(pairs: list[tuple[Mark, bytes]]) -> list[str]:
-    frames: list[str] = []
-    batch: list[tuple[Mark, bytes]] = []
+async def _send_news(
+    session: Session, connection: Connection, reader: MailboxReader, *, debug: bool
+) -> bool:
+    """Send all there is; whether there was anything."""
+    pairs = connection.take()
+    if reader.has_news:
+        for entry in await reader.read():
+            pairs.append((entry.id, message_of(entry.event, debug=debug)))
+            if entry.event.outcome is not None:
+                session.awaited.discard(entry.event.call)
+    for batch in _batches(pairs):
+        await _send_batch(batch, in_pieces=connection.takes_pieces)
+    return bool(pairs)
+
+
+async def _wait_for_news(session: Session, connection: Connection, reader: MailboxReader) -> None:
+    """A page that waits for an outcome looks for itself now and then; an idle one costs nothing."""
+    try:
+        async with asyncio.timeout(FALLBACK_S if session.awaited else None):
+            await connection.wake.wait()
+    except TimeoutError:
+        reader.wake()
+
+
+def _batches(pairs: list[tuple[Mark, bytes]]) -> list[list[tuple[Mark, bytes]]]:
+    """What goes in one frame each. A message that is larger than a frame is alone in its."""
+    batches: list[list[tuple[Mark, bytes]]] = []
     size = 0
     for pair in pairs:
-        if batch and size + len(pair[1]) > MAX_FRAME_BYTES:
-            frames.append(_text(batch))
-            batch, size = [], 0
-        batch.append(pair)
+        if not batches or size + len(pair[1]) > MAX_FRAME_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(pair)
         size += len(pair[1])
-    if batch:
-        frames.append(_text(batch))
-    return frames
+    return batches
+
+
+async def _send_batch(batch: list[tuple[Mark, bytes]], *, in_pieces: bool) -> None:
+    mark, message = batch[0]
+    if not in_pieces or len(message) <= MAX_FRAME_BYTES:
+        await websocket.send(_text(batch))
+        return
+    for piece in pieces(mark, message, MAX_FRAME_BYTES):
+        await websocket.send(piece)
+        # Sending alone waits only when the browser does not keep up.
+        await asyncio.sleep(0)
 
 
 def _text(pairs: list[tuple[Mark, bytes]]) -> str:

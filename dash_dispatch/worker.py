@@ -13,7 +13,7 @@ import sys
 
 from arq.connections import RedisSettings
 
-from dash_dispatch import bridge, store
+from dash_dispatch import bridge, connection
 from dash_dispatch.config import Settings
 from dash_dispatch.engine import Engine
 from dash_dispatch.errors import ConfigError, DispatchError, StoreError
@@ -35,7 +35,7 @@ def _prepare() -> tuple[Engine, Settings]:
     app = load_app(settings.app)
     bridge.ready(app)
     try:
-        store.ping(settings.redis_url.get_secret_value(), REDIS_TIMEOUT_S)
+        connection.ping(settings.redis_url.get_secret_value(), REDIS_TIMEOUT_S)
     except StoreError as error:
         raise ConfigError(f"DASH_DISPATCH_REDIS_URL={settings.display_url}: {error}") from error
     return Engine(app, settings, settings.app), settings

@@ -73,6 +73,7 @@ class Client(ABC):
         self.pending: dict[str, Message] = {}
         self.seen = Seen()
         self.welcomes: list[Message] = []
+        self.on_message: Callable[[Message], None] | None = None
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -195,6 +196,8 @@ class Client(ABC):
         self._sort(message)
 
     def _sort(self, message: Message) -> None:
+        if self.on_message is not None:
+            self.on_message(message)
         seen = self.seen
         match message["type"]:
             case "welcome":

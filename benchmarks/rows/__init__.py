@@ -3,12 +3,33 @@
 from collections.abc import Callable
 
 from benchmarks.measures import Result
-from benchmarks.rows import browser, latency, stall, throughput
+from benchmarks.rows import (
+    browser,
+    http,
+    idle,
+    imports,
+    large,
+    latency,
+    pages,
+    scaling,
+    stall,
+    throughput,
+    updates,
+    websocket,
+)
 from benchmarks.stacks import Bench
 
 ROWS: dict[str, Callable[[Bench], Result]] = {
     "latency": latency.run,
     "stall": stall.run,
     "throughput": throughput.run,
+    "http": http.run,
+    "websocket": websocket.run,
+    "scaling": scaling.run,
+    "idle": idle.run,
+    "large": large.run,
+    "updates": updates.run,
+    "pages": pages.run,
+    "imports": imports.run,
     "browser": browser.run,
 }

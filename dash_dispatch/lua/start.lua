@@ -4,14 +4,17 @@
 --
 -- KEYS: 1 call  2 worker's calls
 -- ARGV: 1 id  2 worker
--- Returns: the record as fields and values, or {} when there is nothing to run
-if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then return {} end
+-- Returns: the record as fields and values | {'ended'}: the claim is to be forgotten | {}: not its own
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then return {} end
 local call = redis.call('HMGET', KEYS[1], 'status', 'worker')
-if call[1] == 'started' and call[2] == ARGV[2] then return redis.call('HGETALL', KEYS[1]) end
-if call[1] ~= 'queued' then
-  redis.call('SREM', KEYS[2], ARGV[1])
+if call[1] == 'started' then
+  if call[2] == ARGV[2] then return redis.call('HGETALL', KEYS[1]) end
+  redis.call('HDEL', KEYS[2], ARGV[1])
   return {}
 end
-redis.call('HSET', KEYS[1], 'status', 'started', 'worker', ARGV[2])
+if call[1] ~= 'queued' then return {'ended'} end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', KEYS[1], 'status', 'started', 'worker', ARGV[2], 'started_ms', now_ms)
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 return redis.call('HGETALL', KEYS[1])

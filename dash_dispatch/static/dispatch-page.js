@@ -5,10 +5,14 @@
  *                talks to a SharedWorker; the script really runs in the best place that there is.
  *   PageLock     lets the worker learn that this page has gone, whatever became of it.
  *   Overflow     lets more than the renderer's 12 callbacks run at a time.
+ *   Standing     lets runs of one callback stand beside each other, where its `overlap` says so.
  *   Superseding  tells the server about callbacks whose answer the renderer would throw away.
+ *   Running      applies `running=` of offloaded callbacks, to the end of the last run.
+ *   Missing      shows an error when an update names a component that is not there.
+ *   Libraries    loads component libraries that a callback has imported, before their components.
  *
- * The last two look into the renderer's store. Where it is not what they expect they do nothing, and
- * Dash behaves as without them.
+ * Those from Overflow to Missing look into the renderer's store. Where it is not what they expect they
+ * do nothing, and Dash behaves as without them.
  *
  * For page scripts: `window.dash_dispatch.transport()` is 'connecting', 'websocket', 'polling' or
  * 'offline'. On a change `window.dash_dispatch.onstatus(state)` is called, if set, and the event
@@ -34,6 +38,9 @@
     const LOCK_DEADLINE_MS = 1000;
     const PING_MS = 20000;
     const REOPEN_MS = {first: 1000, most: 15000};
+
+    // An update's component may come with the answer that follows the update.
+    const MISSING_GRACE_MS = 1000;
 
     const NativeSharedWorker = window.SharedWorker;
     // Where a policy asks for nonces, the script that we may add needs the one of this script.
@@ -237,6 +244,7 @@
         #answered = false;
         #attached = false;
         #pending = new Map();
+        #waiting = null;
         #failures = 0;
 
         constructor(url, options) {
@@ -270,6 +278,20 @@
                 requestId,
                 payload: {status: 'prevent_update'}
             });
+            running.ended(this, requestId);
+        }
+
+        /** Let the renderer apply updates of components, as if the server had sent them. */
+        update(updates) {
+            const {rendererId} = this;
+            if (updates.length) {
+                this.#port.deliver({type: 'set_props_batch', rendererId, payload: updates});
+            }
+        }
+
+        /** What the request of a callback asked for, as long as it has no answer. */
+        pendingPayload(requestId) {
+            return this.#pending.get(requestId)?.payload;
         }
 
         /** Say who we are, and what we wait for. Safe to repeat. */
@@ -305,6 +327,7 @@
                 this.post(message);
             }
             if (message.type === 'disconnect') {
+                running.forget(this);
                 this.#greeting = null;
                 this.#pending.clear();
             }
@@ -312,10 +335,12 @@
 
         #request(message) {
             this.#pending.set(message.requestId, message);
+            running.began(this, message);
             try {
                 this.post(message);
             } catch (error) {
                 this.#pending.delete(message.requestId);
+                running.ended(this, message.requestId);
                 throw error; // cannot be cloned: the renderer shows it as this callback's error
             }
             superseding.requested(this, message);
@@ -350,11 +375,43 @@
                 case 'connected':
                     this.#connected(message);
                     break;
-                case 'callback_response':
-                    this.#answer(message);
-                    break;
                 default:
-                    this.#port.deliver(message);
+                    this.#take(message);
+            }
+        }
+
+        /** In order: what comes after components of a new library waits for the library, too. */
+        #take(message) {
+            if (this.#waiting) {
+                this.#waiting.push(message);
+                return;
+            }
+            const dist = message.payload?.data?.dist;
+            if (!Array.isArray(dist)) {
+                this.#pass(message);
+                return;
+            }
+            this.#waiting = [];
+            libraries
+                .load(dist)
+                .then(() => this.#pass(message), error => this.#pass(withError(message, error)))
+                .finally(() => {
+                    const waiting = this.#waiting;
+                    this.#waiting = null;
+                    waiting.forEach(next => this.#take(next));
+                });
+        }
+
+        #pass(message) {
+            if (message.type === 'callback_response') {
+                this.#answer(message);
+                return;
+            }
+            this.#port.deliver(message);
+            if (message.type === 'set_props') {
+                missing.check(this, [message.payload], [message.requestId]);
+            } else if (message.type === 'set_props_batch') {
+                missing.check(this, message.payload, message.requestIds ?? []);
             }
         }
 
@@ -370,6 +427,7 @@
             if (this.#pending.delete(message.requestId)) {
                 superseding.answered(message.requestId);
                 this.#port.deliver(message);
+                running.ended(this, message.requestId);
             }
         }
 
@@ -442,6 +500,61 @@
         }
     }
 
+    // --- Component libraries ----------------------------------------------------------------------
+
+    /** A callback may import a library of components that the page has not loaded yet. */
+    class Libraries {
+        #loads = new Map();
+
+        /** Load each, in order; those that are there are not loaded again. */
+        load(dist) {
+            return Promise.all(dist.map(({type, url}) => this.#loadOnce(type, url)));
+        }
+
+        #loadOnce(type, url) {
+            if (!this.#loads.has(url)) {
+                const load = isLoaded(url) ? Promise.resolve() : loadFile(type, url);
+                this.#loads.set(url, load);
+                load.catch(() => this.#loads.delete(url)); // the next callback tries again
+            }
+            return this.#loads.get(url);
+        }
+    }
+
+    function isLoaded(url) {
+        const wanted = new URL(url, document.baseURI).href;
+        const there = [...document.scripts].some(({src}) => src === wanted);
+        return there || [...document.styleSheets].some(({href}) => href === wanted);
+    }
+
+    function loadFile(type, url) {
+        const element = document.createElement(type === '_css_dist' ? 'link' : 'script');
+        if (type === '_css_dist') {
+            element.rel = 'stylesheet';
+            element.href = url;
+        } else {
+            element.async = false; // run in order: one may need another
+            element.src = url;
+        }
+        if (nonce) {
+            element.nonce = nonce;
+        }
+        return new Promise((resolve, reject) => {
+            element.onload = resolve;
+            element.onerror = () => {
+                element.remove();
+                reject(new Error(`A component library could not be loaded: ${url}`));
+            };
+            document.head.append(element);
+        });
+    }
+
+    function withError(message, error) {
+        return {...message, payload: {status: 'error', message: error.message}};
+    }
+
+    const libraries = new Libraries();
+
     // --- The renderer's store ---------------------------------------------------------------------
 
     const stores = new Set();
@@ -470,11 +583,14 @@
         }
         stores.add(store);
         const overflow = new Overflow(store);
+        const standing = new Standing(store);
         let seen = null;
         store.subscribe(() => {
             const callbacks = callbacksOf(store);
             if (callbacks && callbacks !== seen) {
                 seen = callbacks;
+                running.look(callbacks);
+                standing.look(callbacks);
                 overflow.look(callbacks);
                 superseding.look();
             }
@@ -484,7 +600,7 @@
     /** The renderer's lists of callbacks, or null if they are not what this script knows. */
     function callbacksOf(store) {
         const callbacks = store.getState()?.callbacks;
-        const lists = ['prioritized', 'blocked', 'executing', 'watched', 'executed'];
+        const lists = ['requested', 'prioritized', 'blocked', 'executing', 'watched', 'executed'];
         const known = callbacks && lists.every(name => Array.isArray(callbacks[name]));
         return known ? callbacks : null;
     }
@@ -618,6 +734,70 @@
         }
     }
 
+    // --- Callbacks that stand beside each other -----------------------------------------------------
+
+    // Values of `overlap` with which the server does not end an earlier run for a newer one.
+    const STANDING = new Set(['queue', 'parallel', 'drop']);
+
+    /**
+     * The renderer knows runs of one callback by the same identifier, and gives up the older when a
+     * newer is asked for. Here each gets an identifier of its own as soon as it is under way, by an
+     * addition to its MATCH values, which are read for nothing else from then on. All that follows is
+     * the renderer's own way, for each: loading states, answers, errors, and whoever waits for them.
+     */
+    class Standing {
+        #store;
+        #enabled = true;
+        #due = false;
+        #named = new WeakSet();
+        #count = 0;
+
+        constructor(store) {
+            this.#store = store;
+        }
+
+        look({watched}) {
+            if (this.#enabled && !this.#due && watched.some(entry => this.#isMeant(entry))) {
+                this.#due = true;
+                // Not from within the renderer's own dispatch; and before the next run is asked for,
+                // which takes the renderer a turn of the event loop.
+                queueMicrotask(() => {
+                    this.#due = false;
+                    this.#giveNames();
+                });
+            }
+        }
+
+        #isMeant({callback, executionPromise}) {
+            return (
+                STANDING.has(callback?.dispatch?.overlap) &&
+                typeof executionPromise?.then === 'function' &&
+                !this.#named.has(executionPromise)
+            );
+        }
+
+        #giveNames() {
+            const entries =
+                callbacksOf(this.#store)?.watched.filter(entry => this.#isMeant(entry)) ?? [];
+            if (!entries.length) {
+                return;
+            }
+            const named = entries.map(entry => ({...entry, anyVals: this.#ownVals(entry)}));
+            entries.forEach(({executionPromise}) => this.#named.add(executionPromise));
+            this.#store.dispatch({
+                type: 'Callbacks.Aggregate',
+                payload: [action('RemoveWatched', entries), action('AddWatched', named)]
+            });
+            const {watched} = callbacksOf(this.#store) ?? {watched: []};
+            this.#enabled = named.every(entry => watched.includes(entry));
+        }
+
+        #ownVals({anyVals}) {
+            this.#count += 1;
+            return [anyVals ?? '', `dash-dispatch-${this.#count}`].flat();
+        }
+    }
+
     // --- Superseded callbacks ----------------------------------------------------------------------
 
     /**
@@ -634,9 +814,11 @@
         requested(relay, {requestId, payload}) {
             try {
                 const key = outputsKey(payload?.output, payload?.outputs);
-                const [entry, ...others] = key ? this.#candidates(key) : [];
-                if (entry && !others.length) {
-                    this.#bound.set(requestId, {relay, key, promise: entry.executionPromise});
+                const [found, ...others] = key ? this.#candidates(key) : [];
+                if (found && !others.length) {
+                    const {entry, store} = found;
+                    const promise = entry.executionPromise;
+                    this.#bound.set(requestId, {relay, key, promise, entry, store});
                 }
             } catch (error) {
                 console.debug('[dash_dispatch] superseding', error); // unknown internals: not bound
@@ -646,9 +828,33 @@
         answered(requestId) {
             const bound = this.#bound.get(requestId);
             this.#bound.delete(requestId);
-            if (bound && this.#dropped.size) {
+            if (!bound) {
+                return;
+            }
+            if (this.#dropped.size) {
                 setTimeout(() => this.#release(bound.key), 0);
             }
+            if (this.#isPending(bound.key)) {
+                this.#keepLoading(bound);
+            }
+        }
+
+        /** The renderer ends the loading states of the outputs with the first answer of several. */
+        #keepLoading({key, promise, entry, store}) {
+            const {paths, loading = {}} = store.getState();
+            const payload = entry.getOutputs(paths).flat().flatMap(({path, property}) => {
+                const states = loading[JSON.stringify(path)] ?? [];
+                return states.filter(state => state.property === property.split('@')[0]);
+            });
+            promise.then(() => {
+                if (payload.length && this.#isPending(key)) {
+                    store.dispatch({type: 'LOADING', payload});
+                }
+            });
+        }
+
+        #isPending(key) {
+            return [...this.#bound.values()].some(bound => bound.key === key);
         }
 
         forget(relay) {
@@ -686,7 +892,7 @@
          * It gets its answer with that of its successor: before, both would look finished.
          */
         #release(key) {
-            if ([...this.#bound.values()].some(bound => bound.key === key)) {
+            if (this.#isPending(key)) {
                 return;
             }
             this.#dropped.forEach((dropped, requestId) => {
@@ -701,8 +907,7 @@
             const taken = new Set([...this.#bound.values()].map(({promise}) => promise));
             return liveEntries()
                 .filter(({entry}) => !taken.has(entry.executionPromise))
-                .filter(({entry, paths}) => entryKey(entry, paths) === key)
-                .map(({entry}) => entry);
+                .filter(({entry, paths}) => entryKey(entry, paths) === key);
         }
     }
 
@@ -712,7 +917,7 @@
             const {paths} = store.getState();
             return [...executing, ...watched, ...blocked]
                 .filter(entry => typeof entry.executionPromise?.then === 'function')
-                .map(entry => ({entry, paths}));
+                .map(entry => ({entry, paths, store}));
         });
     }
 
@@ -739,6 +944,259 @@
     }
 
     const superseding = new Superseding();
+
+    // --- running= ---------------------------------------------------------------------------------
+
+    /**
+     * `running=` of offloaded callbacks, in place of the renderer, which takes MATCH values from
+     * whatever triggered the callback, and ends it with the first answer, or a superseded run's.
+     * Here a run holds the properties that its `running` names, and what no run of the callback
+     * holds any more gets its last value, however the run ended.
+     */
+    class Running {
+        #definitions = new Map();
+        #adopted = new WeakSet();
+        #held = new Map();
+        #holders = new Map();
+
+        /** The renderer makes requests of these soon: take `running` out of its hands before. */
+        look({requested}) {
+            requested.forEach(({callback}) => callback?.dispatch && this.#adopt(callback));
+        }
+
+        #adopt(callback) {
+            if (this.#adopted.has(callback)) {
+                return;
+            }
+            this.#adopted.add(callback);
+            this.#definitions.delete(callback.output); // of the app before a hot reload
+            if (callback.running) {
+                const definition = {...callback, targets: targetsOf(callback.running)};
+                try {
+                    callback.running = undefined;
+                    this.#definitions.set(callback.output, definition);
+                } catch {
+                    // frozen: then the renderer goes on to apply it
+                }
+            }
+        }
+
+        began(relay, {requestId, payload}) {
+            const definition = this.#definitions.get(payload?.output);
+            if (!definition) {
+                return;
+            }
+            const held = resolveTargets(definition, payload);
+            const fresh = held.filter(({key}) => this.#hold(key, requestId));
+            this.#held.set(requestId, {relay, held});
+            // A run that supersedes another begins anew; one beside others must not overwrite what
+            // they have shown since.
+            const begins = STANDING.has(definition.dispatch.overlap) ? fresh : held;
+            relay.update(begins.flatMap(({id, property, on}) => updateOf(id, property, on)));
+            const where = `\`running\` or \`progress\` of the callback ${payload.output}`;
+            held.forEach(({id, property}) => missing.suspect(id, property, where));
+        }
+
+        ended(relay, requestId) {
+            const {held = []} = this.#held.get(requestId) ?? {};
+            this.#held.delete(requestId);
+            const free = held.filter(({key}) => this.#letGo(key, requestId));
+            // Whoever has left the page meanwhile needs no last value.
+            const there = free.filter(({id}) => isOnPage(id));
+            relay.update(there.flatMap(({id, property, off}) => updateOf(id, property, off)));
+        }
+
+        /** The renderer was unmounted: it has given up its callbacks. */
+        forget(relay) {
+            [...this.#held].forEach(([requestId, item]) => {
+                if (item.relay === relay) {
+                    this.ended(relay, requestId);
+                }
+            });
+        }
+
+        /** True if nobody else does. */
+        #hold(key, requestId) {
+            const holders = this.#holders.get(key) ?? new Set();
+            holders.add(requestId);
+            this.#holders.set(key, holders);
+            return holders.size === 1;
+        }
+
+        /** True if nobody does any more. */
+        #letGo(key, requestId) {
+            const holders = this.#holders.get(key);
+            holders?.delete(requestId);
+            if (holders?.size === 0) {
+                this.#holders.delete(key);
+                return true;
+            }
+            return false;
+        }
+    }
+
+    /** What the renderer takes as an update; none for a value that is not given (null is). */
+    function updateOf(id, property, value) {
+        const componentId = typeof id === 'object' ? JSON.stringify(id) : id;
+        return value === undefined ? [] : [{componentId, props: {[property]: value}}];
+    }
+
+    /**
+     * From `{running: {'id.prop': on}, runningOff: {'id.prop': off}}`. What is only in one of them, as
+     * the values of `progress_default`, is left alone at the other end.
+     */
+    function targetsOf({running: on = {}, runningOff: off = {}}) {
+        return Object.keys({...on, ...off}).map(target => {
+            const dot = target.lastIndexOf('.');
+            const id = parseId(target.slice(0, dot));
+            return {id, property: target.slice(dot + 1), on: on[target], off: off[target]};
+        });
+    }
+
+    /** The components that are meant in this run, wildcards resolved. */
+    function resolveTargets({targets, ...callback}, payload) {
+        const match = targets.some(({id}) => typeof id === 'object') && matchOf(callback, payload);
+        return targets.flatMap(target =>
+            resolveId(target.id, match).map(id => ({
+                ...target,
+                id,
+                key: JSON.stringify([callback.output, stableId(id), target.property])
+            }))
+        );
+    }
+
+    /** The values that MATCH stands for in this run: key of the id → value. */
+    function matchOf({outputs, inputs, state}, payload) {
+        const {output, outputs: given} = payload;
+        const severalOutputs = output.startsWith('..') && output.endsWith('..');
+        const match = {};
+        [
+            [outputs, severalOutputs ? given : [given]],
+            [inputs, payload.inputs],
+            [state, payload.state]
+        ].forEach(([patterns = [], found]) =>
+            patterns.forEach(({id: pattern}, i) => {
+                const [dependency] = [found?.[i]].flat();
+                Object.entries(Object(pattern)).forEach(([key, value]) => {
+                    if (value?.wild === 'MATCH' && dependency) {
+                        match[key] = dependency.id[key];
+                    }
+                });
+            })
+        );
+        return match;
+    }
+
+    /** A wildcard in an id of `running`, as Dash writes it: ["MATCH"], ["ALL"] or ["ALLSMALLER"]. */
+    const wildcardOf = value => (Array.isArray(value) ? value[0] : null);
+
+    function resolveId(id, match) {
+        if (typeof id !== 'object') {
+            return [id];
+        }
+        const pattern = Object.entries(id);
+        if (pattern.every(([, value]) => [null, 'MATCH'].includes(wildcardOf(value)))) {
+            const fixed = pattern.map(([key, value]) => [key, wildcardOf(value) ? match[key] : value]);
+            return [Object.fromEntries(fixed)];
+        }
+        const tests = {
+            MATCH: (value, key) => value === match[key],
+            ALL: () => true,
+            ALLSMALLER: (value, key) => value < match[key]
+        };
+        const fits = found =>
+            pattern.every(([key, value]) =>
+                wildcardOf(value)
+                    ? tests[wildcardOf(value)]?.(found[key], key)
+                    : found[key] === value
+            );
+        return [...stores].flatMap(store => idsLike(id, store).filter(fits));
+    }
+
+    const running = new Running();
+
+    // --- Components that are not there ---------------------------------------------------------------
+
+    function parseId(text) {
+        if (text.startsWith('{')) {
+            try {
+                return JSON.parse(text);
+            } catch {
+                return text;
+            }
+        }
+        return text;
+    }
+
+    /** All dict ids on the page with the same keys. */
+    function idsLike(id, store) {
+        const names = Object.keys(id).sort();
+        const found = store.getState().paths?.objs?.[names.join(',')] ?? [];
+        return found.map(({values}) => Object.fromEntries(names.map((name, i) => [name, values[i]])));
+    }
+
+    function isOnPage(id) {
+        const wanted = JSON.stringify(stableId(id));
+        return [...stores].some(store => {
+            const {paths} = store.getState();
+            if (!paths?.strs || !paths.objs) {
+                return true; // unknown internals: nothing is known to be missing
+            }
+            return typeof id === 'object'
+                ? idsLike(id, store).some(found => JSON.stringify(stableId(found)) === wanted)
+                : id in paths.strs;
+        });
+    }
+
+    /**
+     * The renderer passes over an update for a component that is not on the page, with no more than
+     * a line of warning. Here it is shown as it shows other errors in callbacks; once per component.
+     */
+    class Missing {
+        #told = new Set();
+
+        /** Updates that the renderer has just had. */
+        check(relay, updates, requestIds) {
+            updates.forEach(({componentId, props}, i) => {
+                const output = relay.pendingPayload(requestIds[i])?.output;
+                const whose = output ? `the callback ${output}` : 'a callback';
+                const where = `set_props or \`progress\` of ${whose}`;
+                this.suspect(parseId(componentId), Object.keys(props).join(', '), where);
+            });
+        }
+
+        suspect(id, property, where) {
+            if (stores.size && !isOnPage(id)) {
+                setTimeout(() => isOnPage(id) || this.#tell(id, property, where), MISSING_GRACE_MS);
+            }
+        }
+
+        #tell(id, property, where) {
+            const name = typeof id === 'object' ? JSON.stringify(id) : id;
+            if (this.#told.has(name)) {
+                return;
+            }
+            this.#told.add(name);
+            showError(`A callback updates a component that is not on the page: ${name}`, [
+                `${name}.${property} is named in`,
+                `${where},`,
+                'but no component with this id is in the layout. Updates of it are lost.'
+            ]);
+        }
+    }
+
+    /** As the renderer shows an error of a callback: in the dev tools, if on, and on the console. */
+    function showError(message, lines) {
+        const error = {message, html: lines.join('\n')};
+        const store = [...stores].findLast(one => Array.isArray(one.getState().error?.backEnd));
+        if (store) {
+            store.dispatch({type: 'ON_ERROR', payload: {type: 'backEnd', error}});
+        } else {
+            console.error(message, error.html);
+        }
+    }
+
+    const missing = new Missing();
 
     // --- Installation ------------------------------------------------------------------------------
 

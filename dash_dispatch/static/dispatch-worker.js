@@ -122,7 +122,13 @@
         #directs = new Map();
 
         hello() {
-            return {type: 'hello', version: WIRE_VERSION, session: this.token, cursor: this.cursor};
+            return {
+                type: 'hello',
+                version: WIRE_VERSION,
+                session: this.token,
+                cursor: this.cursor,
+                pieces: true
+            };
         }
 
         welcomed({session, resumed}) {
@@ -185,6 +191,7 @@
         #heardAt = 0;
         #pingedAt = null;
         #direct = 0;
+        #pieces = [];
         #name = uniqueName('connection');
         #unacked = 0;
 
@@ -246,6 +253,16 @@
             }
             this.#heardAt = now();
             this.#pingedAt = null;
+            const kind = text[0];
+            if (kind === '+') {
+                // A piece of a large frame; others follow.
+                this.#pieces.push(text.slice(1));
+                return;
+            }
+            if (kind === '=') {
+                text = this.#pieces.join('') + text.slice(1);
+                this.#pieces = [];
+            }
             try {
                 parseFrame(text).forEach(([mark, message]) => this.#take(mark, message));
             } catch (error) {
@@ -912,7 +929,13 @@
                 this.post(run.page, run.messages[0]);
             } else if (run) {
                 const payload = run.messages.map(message => message.payload);
-                this.post(run.page, {type: 'set_props_batch', rendererId: run.page, payload});
+                const requestIds = run.messages.map(message => message.requestId);
+                this.post(run.page, {
+                    type: 'set_props_batch',
+                    rendererId: run.page,
+                    payload,
+                    requestIds
+                });
             }
         }
 

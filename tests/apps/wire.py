@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dash import Input, Output, ctx, dcc, html, set_props
 
-from dash_dispatch import Dash, Offload
+from dash_dispatch import Dash, Offload, cancel, cancel_sync
 
 app = Dash(__name__)
 server = app.server
@@ -17,9 +17,12 @@ NAMES = (
     "family", "endless", "cancellable", "clash", "many",
     "local-plain", "local", "local-def", "local-held", "local-held-def", "local-get",
     "local-get-def", "local-stream", "local-steps", "shape",
+    "cancels-web", "cancels-web-def", "cancels-loop", "cancels-thread", "cancels-process",
 )  # fmt: skip
 app.layout = html.Div([dcc.Store(id="in", data=0), *(html.Div(id=name) for name in NAMES)])
 asked = Input("in", "data")
+# Tests ask for many calls of one callback at once, as many pages would.
+BESIDE = Offload(overlap="parallel")
 
 
 def note(tag, what):
@@ -48,50 +51,52 @@ async def hold_async(tag):
         raise
 
 
-@app.callback(Output("echo", "children"), asked, offload=True)
+@app.callback(Output("echo", "children"), asked, offload=BESIDE)
 async def echo(value):
     return value
 
 
-@app.callback(Output("held", "children"), asked, offload=True)
+@app.callback(Output("held", "children"), asked, offload=BESIDE)
 def held(tag):
     hold(tag)
     return f"{tag} in {os.getpid()}"
 
 
-@app.callback(Output("held-async", "children"), asked, offload=True)
+@app.callback(Output("held-async", "children"), asked, offload=BESIDE)
 async def held_async(tag):
     await hold_async(tag)
     return f"{tag} in {os.getpid()}"
 
 
-@app.callback(Output("held-thread", "children"), asked, offload=Offload(executor="thread"))
+@app.callback(
+    Output("held-thread", "children"), asked, offload=Offload(executor="thread", overlap="parallel")
+)
 def held_thread(tag):
     hold(tag)
     return f"{tag} in {os.getpid()}"
 
 
-@app.callback(Output("counted", "children"), asked, offload=True)
+@app.callback(Output("counted", "children"), asked, offload=BESIDE)
 async def counted(tag):
     note(tag, "runs")
     return tag
 
 
-@app.callback(Output("counted-held", "children"), asked, offload=True)
+@app.callback(Output("counted-held", "children"), asked, offload=BESIDE)
 async def counted_held(tag):
     note(tag, "runs")
     await hold_async(tag)
     return tag
 
 
-@app.callback(Output("steps", "children"), asked, offload=True)
+@app.callback(Output("steps", "children"), asked, offload=BESIDE)
 def steps(count):
     for step in range(count):
         set_props("shape", {"children": step})
     return f"{count} steps"
 
 
-@app.callback(Output("many", "children"), asked, offload=True)
+@app.callback(Output("many", "children"), asked, offload=BESIDE)
 async def many(value):
     """Steps before and after a hold."""
     tag, count = value
@@ -105,12 +110,12 @@ async def many(value):
     return f"{2 * count} steps"
 
 
-@app.callback(Output("large", "children"), asked, offload=True)
+@app.callback(Output("large", "children"), asked, offload=BESIDE)
 def large(size):
     return "x" * size
 
 
-@app.callback(Output("family", "children"), asked, offload=Offload(timeout=1.5))
+@app.callback(Output("family", "children"), asked, offload=Offload(overlap="parallel", timeout=1.5))
 def family(tag):
     """Starts a process of its own, and never ends."""
     child = subprocess.Popen(["sleep", "1000"])
@@ -122,7 +127,7 @@ def family(tag):
 @app.callback(
     Output("cancellable", "children"),
     asked,
-    offload=True,
+    offload=BESIDE,
     cancel=[Input("stop", "n_clicks")],
 )
 def cancellable(tag):
@@ -190,3 +195,21 @@ async def local_stream(tag):
             await asyncio.sleep(0.05)
     finally:
         note(tag, "ended")
+
+
+async def cancels(call):
+    return await cancel(call)
+
+
+def cancels_sync(call):
+    return cancel_sync(call)
+
+
+for place, function, options in (
+    ("web", cancels, {"websocket": True}),
+    ("web-def", cancels_sync, {"websocket": True}),
+    ("loop", cancels, {"offload": True}),
+    ("thread", cancels_sync, {"offload": Offload(executor="thread")}),
+    ("process", cancels_sync, {"offload": True}),
+):
+    app.callback(Output(f"cancels-{place}", "children"), asked, **options)(function)

@@ -1,5 +1,6 @@
 """A browser tab with a Dash page in it, in the words of the tests."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ _WATCH = """id => {
         if (element.textContent !== seen.at(-1)) seen.push(element.textContent);
     }).observe(element, {subtree: true, childList: true, characterData: true});
 }"""
+
+
+def dict_id(**parts: object) -> str:
+    """The DOM id of a component with a dict id, as a selector."""
+    return f"[id='{json.dumps(dict(sorted(parts.items())), separators=(',', ':'))}']"
 
 
 class Tab:
@@ -50,6 +56,17 @@ class Tab:
         """The errors on the console so far, which the test expects."""
         errors, self.errors = self.errors, []
         return errors
+
+    def await_error(self) -> str:
+        """Wait for an error on the console, and take it. The test expects no other."""
+
+        def first() -> list[str]:
+            self.evaluate("null")  # events are heard of only while something is asked
+            return self.errors
+
+        wait_for(first, "an error on the console")
+        [error] = self.take_errors()
+        return error
 
     def open(self, address: str, transport: str) -> None:
         """Load `browser_page`, and wait until its callbacks travel as they should."""
@@ -121,9 +138,9 @@ class Gates:
         """Lines that begin with these words; the rest of each."""
         if not self._log.exists():
             return []
-        start = " ".join(map(str, words))
+        start = "".join(f"{word} " for word in words)
         lines = self._log.read_text().splitlines()
-        return [line[len(start) :].strip() for line in lines if f"{line} ".startswith(f"{start} ")]
+        return [line[len(start) :].strip() for line in lines if f"{line} ".startswith(start)]
 
     def logged(self, *words: object, count: int = 1) -> list[str]:
         """Wait for so many of those lines."""

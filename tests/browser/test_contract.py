@@ -26,15 +26,17 @@ MESSAGES = [
 
 LOOK = """() => {
     const [store, ...others] = window.dash_stores;
-    const {callbacks, config, paths} = store.getState();
-    const lists = ['prioritized', 'blocked', 'executing', 'watched', 'executed'];
+    const {callbacks, config, paths, error, loading} = store.getState();
+    const lists = ['requested', 'prioritized', 'blocked', 'executing', 'watched', 'executed'];
     return {
         others: others.length,
         lists: lists.filter(name => Array.isArray(callbacks[name])),
         counter: typeof callbacks.completed,
         worker: config.websocket.worker_url,
         enabled: Boolean(config.websocket.enabled),
-        paths: typeof paths,
+        paths: [typeof paths.strs, typeof paths.objs],
+        errors: Array.isArray(error.backEnd),
+        loading: typeof loading,
         version: window.dash_dispatch.version
     };
 }"""
@@ -46,7 +48,9 @@ PENDING = """() => {
         typeof entry.executionPromise?.then === 'function' &&
         typeof entry.getOutputs === 'function' &&
         entry.getOutputs(paths).length > 0 &&
-        typeof entry.callback.output === 'string';
+        typeof entry.callback.output === 'string' &&
+        entry.callback.dispatch.overlap === 'latest' &&
+        (typeof entry.anyVals === 'string' || Array.isArray(entry.anyVals));
     return {
         counted: executing.length + watched.length,
         pending: [...blocked, ...watched].filter(isPending).length
@@ -55,7 +59,7 @@ PENDING = """() => {
 
 
 @pytest.mark.parametrize("build", ["min", "dev"])
-@pytest.mark.parametrize("word", ["window.dash_stores", *ACTIONS, *MESSAGES])
+@pytest.mark.parametrize("word", ["window.dash_stores", "LOADING", *ACTIONS, *MESSAGES])
 def test_a_build_knows_the_word(build: str, word: str) -> None:
     text = (BUILD / f"dash_renderer.{build}.js").read_text()
     forms = (f"'{word}'", f'"{word}"', f"{word}=", f"{word} =")
@@ -73,10 +77,12 @@ class TestARunningRenderer:
         assert "/_dash-dispatch/worker." in found.pop("worker")
         assert found == {
             "others": 0,
-            "lists": ["prioritized", "blocked", "executing", "watched", "executed"],
+            "lists": ["requested", "prioritized", "blocked", "executing", "watched", "executed"],
             "counter": "number",
             "enabled": False,
-            "paths": "object",
+            "paths": ["object", "object"],
+            "errors": True,
+            "loading": "object",
             "version": 1,
         }
 

@@ -137,7 +137,7 @@ async def test_claimed_calls_of_a_killed_worker_run_elsewhere(make_stack: StackF
         # A worker that claims it and dies.
         redis.zadd(f"{stack.namespace}:workers", {"dead": time.time() * 1000 + 500})
         redis.zrem(waiting, call)
-        redis.sadd(f"{stack.namespace}:running:dead", call)
+        redis.hset(f"{stack.namespace}:running:dead", call, "")
 
         stack.worker()
 
@@ -160,7 +160,8 @@ async def test_claims_whose_reply_was_lost_are_handed_back(make_stack: StackFact
         (worker,) = redis.zrange(f"{stack.namespace}:workers", 0, -1)
         running = f"{stack.namespace}:running:{worker.decode()}"
         with redis.pipeline() as pipe:
-            pipe.zrem(waiting, claimed, begun).sadd(running, claimed, begun)
+            pipe.zrem(waiting, claimed, begun)
+            pipe.hset(running, mapping={claimed: "", begun: ""})
             record = f"{stack.namespace}:call:{begun.decode()}"
             pipe.hset(record, mapping={"status": "started", "worker": worker})
             pipe.execute()

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from dash import Input, Output, html
 
-from dash_dispatch import Dash, Settings, store
+from dash_dispatch import Dash, Settings, connection
 from dash_dispatch.embedded import Embedded, find_redis_server
 from dash_dispatch.errors import ConfigError, StoreError
 from tests.programs import require_program
@@ -308,7 +308,7 @@ class TestInThisProcess:
         line = capsys.readouterr().out
         assert line.startswith("dash_dispatch: embedded Redis (unix:///")
         assert "1 worker in a thread of this process, not in a process: the app is not a" in line
-        assert store.ping(_url(embedded), 2.0)
+        assert connection.ping(_url(embedded), 2.0)
         assert embedded.settings.secret_key is not None
 
     def test_close_may_be_repeated_and_leaves_nothing(self, start: Start) -> None:
@@ -338,9 +338,9 @@ class TestInThisProcess:
         monkeypatch.setattr(tempfile, "tempdir", str(far))
         url = _url(start(embedded_worker="off"))
         assert url.startswith("redis://:")
-        assert store.ping(url, 2.0)
+        assert connection.ping(url, 2.0)
         with pytest.raises(StoreError):
-            store.ping(f"redis://{url.partition('@')[2]}", 2.0)
+            connection.ping(f"redis://{url.partition('@')[2]}", 2.0)
 
     def test_a_process_for_an_app_of_a_function_is_refused(self, start: Start) -> None:
         with pytest.raises(ConfigError, match=r"EMBEDDED_WORKER=process: .*not a module-level"):

@@ -14,9 +14,10 @@ from dash import Input, Output, ctx, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 
 from dash_dispatch import Dash, Settings, bridge
+from dash_dispatch.caller import Caller
 from dash_dispatch.execution import Execution
 from dash_dispatch.protocol import CallSpec, Executor, Outcome, RequestSnapshot, Status
-from dash_dispatch.store import Store
+from dash_dispatch.store import Claimed, Store
 from tests.integration.conftest import SettingsFactory, StoreFactory
 from tests.integration.test_store import LANE
 from tests.stack import eventually
@@ -34,6 +35,10 @@ def app() -> Dash:  # noqa: C901 - one branch per callback
 
     @offloaded
     def echo(value: Any) -> Any:
+        return value
+
+    @offloaded
+    def bakes(value: Any) -> Any:
         ctx.response.set_cookie("k", "v")
         return value
 
@@ -83,6 +88,18 @@ def app() -> Dash:  # noqa: C901 - one branch per callback
     async def asks(value: Any) -> Any:
         return await ctx.websocket.get_prop("other", "value")
 
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise KeyError("no words")
+
+    @offloaded
+    def speechless(value: Any) -> Any:
+        raise Speechless
+
+    @offloaded
+    async def speechless_coroutine(value: Any) -> Any:
+        raise Speechless
+
     @offloaded
     async def cancels_itself(value: Any) -> Any:
         raise asyncio.CancelledError
@@ -96,9 +113,11 @@ class Worker:
 
     def __init__(self, app: Dash, store: Store, settings: Settings) -> None:
         self.store = store
-        self.execution = Execution(app, store, settings, "w1", None)
+        self.execution = Execution(app, store, settings, "w1", None, Caller(store, settings))
 
-    async def start(self, name: str, value: Any = None, timeout_s: float = 20.0) -> CallSpec:
+    async def start(
+        self, name: str, value: Any = None, timeout_s: float = 20.0, *, stream: bool = True
+    ) -> Claimed:
         payload = orjson.dumps(
             {
                 "output": f"{name}.children",
@@ -108,19 +127,22 @@ class Worker:
             }
         )
         snapshot = msgspec.json.encode(RequestSnapshot())
-        spec = CallSpec(name, "s", "p", "r", f"{name}.children", LANE, timeout_s, payload, snapshot)
+        spec = CallSpec(
+            name, "s", "p", "r", f"{name}.children", LANE, timeout_s, payload, snapshot, stream
+        )
         await self.store.renew("w1", join=True)
         await self.store.create(spec)
         assert await self.store.claim("w1", LANE, 1) == [name]
-        assert await self.store.start("w1", name) is not None
-        return spec
+        claimed = await self.store.start("w1", name)
+        assert claimed == Claimed(spec, 1)
+        return claimed
 
     async def run(
         self, name: str, value: Any = None, executor: Executor = Executor.THREAD, **more: Any
     ) -> Outcome:
-        spec = await self.start(name, value, **more)
+        claimed = await self.start(name, value, **more)
         async with asyncio.timeout(20):
-            await self.execution.run(spec, executor)
+            await self.execution.run(claimed, executor)
         assert self.execution.running == set()
         return await self.outcome()
 
@@ -156,8 +178,8 @@ def returned(outcome: Outcome, name: str) -> Any:
 
 
 async def test_in_a_thread(worker: Worker) -> None:
-    outcome = await worker.run("echo", [1])
-    assert returned(outcome, "echo") == [1]
+    outcome = await worker.run("bakes", [1], stream=False)
+    assert returned(outcome, "bakes") == [1]
     assert orjson.loads(outcome.response) == [["set_cookie", ["k", "v"], {}]]
 
 
@@ -187,6 +209,34 @@ async def test_an_error_is_an_outcome(
     assert outcome.failure.type == kind
     assert words in outcome.failure.message
     assert (outcome.failure.call, outcome.failure.worker) == (name, "w1")
+
+
+@pytest.mark.parametrize(
+    ("name", "executor"),
+    [("speechless", Executor.THREAD), ("speechless_coroutine", Executor.LOOP)],
+)
+async def test_an_error_that_has_no_words_is_an_outcome(
+    worker: Worker, name: str, executor: Executor
+) -> None:
+    failure = (await worker.run(name, None, executor)).failure
+    assert failure.type == "Speechless"
+    assert failure.message == "the outcome could not be encoded: KeyError"
+    assert f"in {name}" in failure.traceback
+
+
+@pytest.mark.parametrize(
+    ("name", "executor"), [("fails", Executor.THREAD), ("async_steps", Executor.LOOP)]
+)
+async def test_an_outcome_that_cannot_be_made_is_an_outcome(
+    worker: Worker, name: str, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_error: BaseException) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bridge, "user_traceback", fails)
+    failure = (await worker.run(name, 1, executor)).failure
+    assert failure.type == "ValueError"
+    assert failure.message == "the outcome could not be encoded: ZeroDivisionError"
 
 
 async def test_prevented_is_no_update(worker: Worker) -> None:
@@ -241,8 +291,8 @@ async def test_a_call_that_takes_too_long(worker: Worker, name: str, executor: E
     ("name", "executor"), [("sleeps", Executor.LOOP), ("sleeps_in_a_thread", Executor.THREAD)]
 )
 async def test_a_cancelled_call(worker: Worker, name: str, executor: Executor) -> None:
-    spec = await worker.start(name)
-    running = asyncio.create_task(worker.execution.run(spec, executor))
+    claimed = await worker.start(name)
+    running = asyncio.create_task(worker.execution.run(claimed, executor))
     await eventually(lambda: worker.execution.running == {name}, "it runs")
     assert await worker.store.cancel(name)
     worker.execution.cancel(name)
@@ -253,8 +303,8 @@ async def test_a_cancelled_call(worker: Worker, name: str, executor: Executor) -
 
 
 async def test_a_worker_that_is_stopped_says_so(worker: Worker) -> None:
-    spec = await worker.start("sleeps")
-    running = asyncio.create_task(worker.execution.run(spec, Executor.LOOP))
+    claimed = await worker.start("sleeps")
+    running = asyncio.create_task(worker.execution.run(claimed, Executor.LOOP))
     await eventually(lambda: worker.execution.running == {"sleeps"}, "it runs")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -265,7 +315,7 @@ async def test_a_worker_that_is_stopped_says_so(worker: Worker) -> None:
 
 
 async def test_a_call_that_was_lost_meanwhile_keeps_that_outcome(worker: Worker) -> None:
-    spec = await worker.start("coroutine", 1)
+    claimed = await worker.start("coroutine", 1)
     assert await worker.store.lose("coroutine", "w1")
-    await worker.execution.run(spec, Executor.LOOP)
+    await worker.execution.run(claimed, Executor.LOOP)
     assert (await worker.outcome()).status is Status.WORKER_LOST

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -17,15 +18,16 @@ import orjson
 import psutil
 import pytest
 
-from dash_dispatch.processes import PoolBroken, ProcessDied, ProcessPool
+from dash_dispatch.errors import QueueFull
+from dash_dispatch.processes import PoolBroken, ProcessDied, ProcessPool, Worker
 from dash_dispatch.protocol import CallSpec, Outcome, RequestSnapshot, Status
 from tests.stack import eventually, wait_for
 
 ROOT = Path(__file__).parents[2]
 APP = """
-import ctypes, os, signal, subprocess, sys, threading, time
+import asyncio, ctypes, os, signal, subprocess, sys, threading, time
 from dash import Input, Output, html, no_update, set_props
-from dash_dispatch import Dash, Settings
+from dash_dispatch import Dash, Settings, run, run_sync, task
 
 app = Dash(__name__, dispatch_settings=Settings(redis_url=None))
 app.layout = html.Div()
@@ -70,6 +72,24 @@ def is_killed(value):
 def raises(value):
     raise ValueError(value)
 
+class Speechless(Exception):
+    def __str__(self):
+        raise KeyError("no words")
+
+@offloaded
+def speechless(value):
+    raise Speechless
+
+@offloaded
+def unsendable(value):
+    return None
+
+class Text(str):
+    def encode(self, *_):
+        return object()
+
+app.callback_map["unsendable.children"]["callback"] = lambda *_, **__: Text("text")
+
 @offloaded
 def steps(value):
     for step in range(value):
@@ -96,6 +116,36 @@ def large(value):
 def leaves_a_thread(value):
     threading.Thread(target=time.sleep, args=(30,)).start()
     return "left"
+
+kept = []
+
+@offloaded
+def leaks(megabytes):
+    kept.append(b"x" * (megabytes * 2**20))
+    return os.getpid()
+
+@task
+def somewhere_else(value):
+    raise AssertionError("the tests answer for it")
+
+@offloaded
+def waits(value):
+    return run_sync(somewhere_else, value)
+
+@offloaded
+def waits_for_many(count):
+    async def main():
+        return await asyncio.gather(*(run(somewhere_else, n) for n in range(count)))
+    return asyncio.run(main())
+
+@offloaded
+def gives_up(value):
+    async def main():
+        try:
+            await asyncio.wait_for(run(somewhere_else, value), 0.1)
+        except TimeoutError:
+            return "gave up"
+    return asyncio.run(main())
 """
 
 
@@ -146,7 +196,7 @@ async def run(
     pool: ProcessPool, name: str, value: object = None, heard: Heard | None = None
 ) -> Outcome:
     async with asyncio.timeout(30):
-        return await pool.run(spec(name, value), "worker", heard or Heard())
+        return await pool.run(spec(name, value), 1, "worker", heard or Heard())
 
 
 async def result(pool: ProcessPool, name: str, value: object = None) -> object:
@@ -217,6 +267,22 @@ async def test_an_error_is_an_outcome(pool: ProcessPool) -> None:
     assert re.fullmatch(r"worker/\d+", failure.worker)
     assert "in raises" in failure.traceback
     assert await result(pool, "echo", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "trouble"),
+    [("speechless", "Speechless", "KeyError"), ("unsendable", "TypeError", "TypeError")],
+)
+async def test_an_outcome_that_cannot_be_told_is_a_plain_failure(
+    pool: ProcessPool, name: str, kind: str, trouble: str
+) -> None:
+    before = processes()
+    outcome = await run(pool, name)
+    assert outcome.status is Status.FAILED
+    assert outcome.failure.type == kind
+    assert outcome.failure.message == f"the outcome could not be encoded: {trouble}"
+    assert outcome.failure.call == f"call-{name}"
+    assert processes() == before
 
 
 async def test_sys_exit_ends_the_call_and_not_the_process(pool: ProcessPool) -> None:
@@ -297,6 +363,185 @@ async def test_the_pool_survives_the_death_of_idle_processes(pool: ProcessPool) 
 async def test_a_thread_that_was_left_running_holds_nothing_up(pool: ProcessPool) -> None:
     assert await result(pool, "leaves_a_thread") == "left"
     assert await result(pool, "echo", 1) == 1
+
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+
+class Elsewhere:
+    """Answers for the tasks that calls wait for, when the test wants it."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.asked: list[object] = []
+        self.given_up: list[object] = []
+        self.go = asyncio.Event()
+        if not held:
+            self.go.set()
+
+    async def __call__(self, spec: CallSpec) -> Outcome:
+        (value,) = orjson.loads(spec.payload)["args"]
+        self.asked.append(value)
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.given_up.append(value)
+            raise
+        if value == "busy":
+            raise QueueFull("busy: try again")
+        return Outcome(Status.OK, orjson.dumps([value]))
+
+
+async def waiting(pool: ProcessPool, name: str, value: object, elsewhere: Elsewhere) -> object:
+    async with asyncio.timeout(30):
+        outcome = await pool.run(spec(name, value), 1, "worker", Heard(), elsewhere)
+    if outcome.status is not Status.OK:
+        return outcome.failure.message
+    return orjson.loads(outcome.body)["response"][name]["children"]
+
+
+async def test_a_call_waits_for_tasks(pool: ProcessPool) -> None:
+    elsewhere = Elsewhere()
+    assert await waiting(pool, "waits", "a", elsewhere) == ["a"]
+    assert await waiting(pool, "waits_for_many", 50, elsewhere) == [[n] for n in range(50)]
+    assert await waiting(pool, "waits", "x" * 300_000, elsewhere) == ["x" * 300_000]
+    # A process that has waited runs calls as before.
+    assert await asyncio.gather(*(result(pool, "echo", n) for n in range(4))) == [0, 1, 2, 3]
+
+
+async def test_a_task_that_is_refused_is_refused_in_the_process(pool: ProcessPool) -> None:
+    assert await waiting(pool, "waits", "busy", Elsewhere()) == "busy: try again"
+    assert "cannot be run from here" in str(
+        (await run(pool, "waits", "nobody answers")).failure.message
+    )
+
+
+async def test_a_task_that_a_call_gives_up_is_given_up(pool: ProcessPool) -> None:
+    elsewhere = Elsewhere(held=True)
+    assert await waiting(pool, "gives_up", 1, elsewhere) == "gave up"
+    assert elsewhere.given_up == [1]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "killed"])
+async def test_tasks_of_a_call_that_ends_are_given_up(pool: ProcessPool, end: str) -> None:
+    elsewhere = Elsewhere(held=True)
+    before = processes()
+    call = asyncio.create_task(waiting(pool, "waits_for_many", 3, elsewhere))
+    await eventually(lambda: len(elsewhere.asked) == 3, "it waits")
+    if end == "cancelled":
+        call.cancel()
+    else:
+        busy = [worker for worker in pool._all if worker.waits]
+        os.kill(busy[0].pid, signal.SIGKILL)
+    with pytest.raises((asyncio.CancelledError, ProcessDied)):
+        await call
+    assert sorted(map(str, elsewhere.given_up)) == ["0", "1", "2"]
+    await eventually(lambda: len(processes()) == len(before), "another one comes", 20)
+
+
+async def test_while_calls_wait_there_is_one_more(
+    app_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dash_dispatch.processes.EXTRA_IDLE_S", 0.1)
+    pool = ProcessPool(app_file, 1)
+    await pool.start()
+    elsewhere = Elsewhere(held=True)
+    try:
+        before = len(processes())
+        first = asyncio.create_task(waiting(pool, "waits", 1, elsewhere))
+        await eventually(lambda: elsewhere.asked == [1], "the first one waits")
+        second = asyncio.create_task(waiting(pool, "waits", 2, elsewhere))
+        await eventually(lambda: elsewhere.asked == [1, 2], "the second one, too")
+        assert await result(pool, "echo", "there is room") == "there is room"
+        elsewhere.go.set()
+        assert [await first, await second] == [[1], [2]]
+        await eventually(lambda: len(processes()) == before, "as many as before", 20)
+        assert await result(pool, "echo", 1) == 1
+    finally:
+        await pool.close()
+
+
+async def test_no_more_than_wait_are_added(app_file: str) -> None:
+    pool = ProcessPool(app_file, 1)
+    await pool.start()
+    try:
+        before = len(processes())
+        many = [asyncio.create_task(result(pool, "sleeps", 0.1)) for _ in range(5)]
+        assert await asyncio.gather(*many) == ["slept"] * 5
+        assert len(processes()) == before
+    finally:
+        await pool.close()
+
+
+# --- one in the place of another -----------------------------------------------------------------
+
+
+async def test_a_process_is_replaced_after_so_many_calls(app_file: str) -> None:
+    pool = ProcessPool(app_file, 1, max_calls=3)
+    await pool.start()
+    try:
+        pids = [await result(pool, "pid") for _ in range(9)]
+        runs = [list(group) for _, group in itertools.groupby(pids)]
+        assert [len(group) for group in runs] == [3, 3, 3]
+        await eventually(lambda: not alive(int(str(pids[0]))), "the first has ended", 10)
+    finally:
+        await pool.close()
+
+
+async def test_the_next_process_starts_beside_the_last_call(app_file: str) -> None:
+    pool = ProcessPool(app_file, 1, max_calls=1)
+    await pool.start()
+    try:
+        before = processes()
+        call = asyncio.create_task(result(pool, "sleeps", 1.5))
+        await eventually(lambda: len(processes()) == len(before) + 1, "the next one", 10)
+        assert not call.done()
+        assert await result(pool, "echo", "no wait") == "no wait"
+        assert not call.done()
+        assert await call == "slept"
+    finally:
+        await pool.close()
+
+
+async def test_a_process_that_leaks_is_replaced(app_file: str) -> None:
+    pool = ProcessPool(app_file, 1, max_mb=400)
+    await pool.start()
+    try:
+        first = await result(pool, "leaks", 50)
+        assert await result(pool, "pid") == first, "it may have so much"
+        assert await result(pool, "leaks", 400) == first, "not in the middle of a call"
+        async with asyncio.timeout(20):
+            while await result(pool, "pid") == first:
+                pass
+        await eventually(lambda: not alive(int(str(first))), "it has ended", 10)
+        assert len({await result(pool, "pid") for _ in range(4)}) == 1, "once is enough"
+    finally:
+        await pool.close()
+
+
+async def test_a_successor_is_not_waited_for(
+    app_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process over its memory goes on until there is another one."""
+    pool = ProcessPool(app_file, 1, max_mb=1)
+    await pool.start()
+    try:
+        first = await result(pool, "pid")
+        start, may_start = Worker.start, asyncio.Event()
+
+        async def late(*args: object) -> Worker:
+            await may_start.wait()
+            return await start(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Worker, "start", late)
+        await result(pool, "pid")
+        starting = len(pool._starting)
+        assert [await result(pool, "pid") for _ in range(3)] == [first] * 3 or starting == 0
+        may_start.set()
+        async with asyncio.timeout(20):
+            while await result(pool, "pid") == first:
+                pass
+    finally:
+        await pool.close()
 
 
 # --- beginning and end ---------------------------------------------------------------------------
@@ -407,6 +652,74 @@ def test_the_death_of_the_worker_ends_its_processes(app_file: str, tmp_path: Pat
         worker.wait(10)
         if worker.stdout is not None:
             worker.stdout.close()
+
+
+HOOKED = """
+import os, pathlib, time
+from dash import Input, Output, html
+from dash_dispatch import Dash, Settings, on_worker_start, on_worker_stop
+
+app = Dash(__name__, dispatch_settings=Settings(redis_url=None))
+app.layout = html.Div()
+said = pathlib.Path(__file__).parent
+
+@app.callback(Output("pid", "children"), Input("in", "value"), offload=True)
+def pid(value):
+    return [os.getpid(), opened]
+
+@on_worker_start
+async def open_it():
+    global opened
+    opened = True
+
+@on_worker_stop
+def last():
+    (said / f"last.{os.getpid()}").touch()
+
+@on_worker_stop
+def breaks():
+    (said / f"first.{os.getpid()}").touch()
+    raise ValueError("at the end")
+
+@on_worker_stop
+def takes_long():
+    time.sleep(SECONDS)
+"""
+
+
+@pytest.mark.parametrize("end", ["closed", "replaced"])
+async def test_an_orderly_end_runs_what_is_to_run(tmp_path: Path, end: str) -> None:
+    path = tmp_path / f"hooked_{end}.py"
+    path.write_text(HOOKED.replace("SECONDS", "0"))
+    pool = ProcessPool(f"{path}:app", 1, max_calls=1 if end == "replaced" else 0)
+    await pool.start()
+    try:
+        found = await result(pool, "pid")
+        assert isinstance(found, list)
+        pid, opened = found
+        assert opened
+    finally:
+        if end == "closed":
+            await pool.close()
+    for name in ("first", "last"):
+        await eventually((tmp_path / f"{name}.{pid}").exists, f"{name} has run", 10)
+    await eventually(lambda: not alive(pid), "it has ended", 10)
+    await pool.close()
+
+
+async def test_an_end_that_takes_too_long_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dash_dispatch.processes.STOP_S", 0.3)
+    path = tmp_path / "hooked_long.py"
+    path.write_text(HOOKED.replace("SECONDS", "60"))
+    pool = ProcessPool(f"{path}:app", 1)
+    await pool.start()
+    found = await result(pool, "pid")
+    assert isinstance(found, list)
+    async with asyncio.timeout(10):
+        await pool.close()
+    assert not alive(found[0])
 
 
 def test_broken_is_told_from_died() -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dash_dispatch.protocol import call_id
@@ -448,6 +449,21 @@ async def test_a_cancelled_call_that_waits_never_runs(
         assert site.pids(tag, "started") == []
 
 
+@pytest.mark.parametrize("place", ["web", "web-def", "loop", "thread", "process"])
+async def test_python_code_cancels_a_call_by_its_id(
+    site: Site, make_client: MakeClient, tag: str, place: str
+) -> None:
+    async with make_client() as client, make_client() as other:
+        await client.call("runs", "held-async.children", tag)
+        await eventually(lambda: site.pids(tag, "started"), "it runs")
+        await other.call("ends it", f"cancels-{place}.children", call_id(client.page, "runs"))
+        assert await other.children("ends it") is True
+        assert (await client.outcome("runs"))["status"] == "prevent_update"
+        await eventually(lambda: site.pids(tag, "cancelled"), "it is stopped")
+        await other.call("again", f"cancels-{place}.children", call_id(client.page, "runs"))
+        assert await other.children("again") is False, "it has ended"
+
+
 async def test_nobody_else_can_cancel_a_call(site: Site, make_client: MakeClient, tag: str) -> None:
     async with make_client() as owner, make_client() as stranger:
         await owner.call("one", "held-async.children", tag)
@@ -761,3 +777,31 @@ async def test_too_large_a_send_is_refused(site: Site) -> None:
             "send", content=b" " * 200_000, headers={"Content-Type": "application/json"}
         )
         assert answer.status_code == 413
+
+
+class PiecewiseClient(WebsocketClient):
+    """Puts large frames together, as the browser script does; counts the pieces."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pieces: list[str] = []
+
+    def hello(self) -> Message:
+        return {**super().hello(), "pieces": True}
+
+    async def _read(self, connection: ClientConnection) -> None:
+        while True:
+            text = str(await connection.recv())
+            if text[0] in "+=":
+                self.pieces.append(text)
+            if text[0] != "+":
+                self._take("".join(piece[1:] for piece in self.pieces) if text[0] == "=" else text)
+
+
+async def test_a_large_result_comes_in_pieces_to_a_script_that_takes_them(site: Site) -> None:
+    async with PiecewiseClient(site.first) as client:
+        await client.call("one", "large.children", 3_000_000)
+
+        assert len(await client.children("one")) == 3_000_000
+        assert max(map(len, client.pieces)) < 300_000
+        assert len(client.pieces) > 10

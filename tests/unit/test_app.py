@@ -400,3 +400,31 @@ def test_scripts_are_in_the_package() -> None:
     assert set(dash_dispatch.server.SCRIPTS) == set(NAMES)
     for name in NAMES:
         assert script(name).isascii() or script(name).decode("utf-8")
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [KeyError("no words"), "\ud800"])
+async def test_an_error_that_cannot_be_shown_is_answered_all_the_same(words: object) -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            if isinstance(words, Exception):
+                raise words
+            return str(words)
+
+    app = make()
+    app.enable_dev_tools(debug=True, dev_tools_hot_reload=False)
+
+    @app.callback(Output("here", "children"), Input("here", "id"))
+    def fails(_: str) -> None:
+        raise Odd
+
+    body = {
+        "output": "here.children",
+        "outputs": {"id": "here", "property": "children"},
+        "inputs": [{"id": "here", "property": "id", "value": "here"}],
+    }
+    answer = await client(app).post("/_dash-update-component", json=body)
+    assert answer.status_code == 500
+    assert "Odd" in await answer.get_data(as_text=True)

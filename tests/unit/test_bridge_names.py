@@ -9,14 +9,37 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import dash
 import pytest
-from dash import Dash, Input, Output, State, _callback, _get_app, _pages, html
-from dash._utils import AttributeDict, coerce_to_list, create_callback_id, inputs_to_dict, to_json
+from dash import (
+    MATCH,
+    Dash,
+    Input,
+    Output,
+    State,
+    _callback,
+    _callback_context,
+    _get_app,
+    _pages,
+    _validate,
+    html,
+)
+from dash._grouping import make_grouping_by_index
+from dash._utils import (
+    AttributeDict,
+    coerce_to_list,
+    create_callback_id,
+    inputs_to_dict,
+    stringify_id,
+    to_json,
+)
 from dash.backends import _quart, base_server
+from dash.background_callback import managers as background_managers
+from dash.development.base_component import ComponentRegistry
 from quart import Quart
 
 import dash_dispatch
@@ -54,6 +77,45 @@ def test_the_decorator_of_the_module_and_of_the_app() -> None:
     for name in ("hidden", "websocket", "cancel", "background"):
         assert name in parameters(_callback.callback), f"_callback.callback({name}=)"
     assert parameters(Dash.callback) == ["self", "_args", "_kwargs"], "Dash.callback"
+
+
+def test_the_arguments_of_background_callbacks() -> None:
+    names = parameters(_callback.callback)
+    for name in (
+        "progress", "progress_default", "interval", "manager", "running", "cache_args_to_ignore",
+        "cache_ignore_triggered",
+    ):  # fmt: skip
+        assert name in names, f"_callback.callback({name}=)"
+
+
+def test_the_managers() -> None:
+    managers = background_managers.BaseBackgroundCallbackManager
+    assert parameters(managers.register_func) == ["fn", "progress", "callback_id"]
+
+
+def test_how_a_return_value_is_taken_apart() -> None:
+    assert parameters(_callback._prepare_response) == [
+        "output_value", "output_spec", "multi", "response", "callback_ctx", "app",
+        "original_packages", "background", "has_update", "has_output", "output", "callback_id",
+        "allow_dynamic_callbacks",
+    ]  # fmt: skip
+    assert parameters(_validate.fail_callback_output) == ["output_value", "output"]
+    assert parameters(_validate.validate_and_group_input_args) == [
+        "flat_args",
+        "arg_index_grouping",
+    ]
+    assert make_grouping_by_index({"x": 0, "y": [1]}, ["a", "b"]) == {"x": "a", "y": ["b"]}
+    assert "dash" in set(ComponentRegistry.registry), "ComponentRegistry.registry"
+
+
+def test_the_context_of_the_running_callback() -> None:
+    assert isinstance(_callback_context.context_value, ContextVar)
+    assert type(dash.ctx) is _callback_context.CallbackContext, "dash.ctx"
+
+
+def test_how_an_id_is_written() -> None:
+    assert stringify_id({"b": 1, "a": MATCH}) == '{"a":["MATCH"],"b":1}', "_utils.stringify_id"
+    assert Output({"b": 1, "a": MATCH}, "x").component_id_str() == '{"a":["MATCH"],"b":1}'
 
 
 def test_the_frame_that_is_looked_for_in_a_traceback() -> None:
@@ -99,7 +161,10 @@ def test_how_a_callback_without_inputs_and_outputs_is_named() -> None:
 
 def test_an_entry_of_the_callback_map(app: Dash) -> None:
     entry = app.callback_map["a.children"]
-    for key in ("callback", "inputs", "state", "raw_inputs", "inputs_state_indices", "websocket"):
+    for key in (
+        "callback", "inputs", "state", "raw_inputs", "inputs_state_indices", "websocket", "output",
+        "no_output", "outputs_indices", "background", "manager", "allow_dynamic_callbacks",
+    ):  # fmt: skip
         assert key in entry, f"callback_map[…][{key!r}]"
     assert entry["raw_inputs"] == [Input("b", "value")], "callback_map[…]['raw_inputs']"
     assert entry["inputs"] == [{"id": "b", "property": "value"}], "callback_map[…]['inputs']"
@@ -111,6 +176,13 @@ def test_an_entry_of_the_callback_list(app: Dash) -> None:
     assert spec["output"] == "a.children", "_callback_list[…]['output']"
     assert spec["inputs"], "_callback_list[…]['inputs']"
     assert spec["no_output"] is False, "_callback_list[…]['no_output']"
+    assert spec["websocket"] is False, "_callback_list[…]['websocket']"
+
+
+def test_running_in_an_entry_of_the_callback_list() -> None:
+    made = Dash("running", backend="quart")
+    made.callback(Output("a", "x"), Input("b", "y"), running=[(Output("c", "z"), 1, 0)])
+    assert made._callback_list[-1]["running"] == {"running": {"c.z": 1}, "runningOff": {"c.z": 0}}
 
 
 # --- the app -------------------------------------------------------------------------------------
@@ -133,6 +205,7 @@ def test_a_method_of_the_app(name: str, expected: list[str]) -> None:
 
 def test_attributes_of_the_app(app: Dash) -> None:
     assert app._websocket_callbacks is False, "Dash._websocket_callbacks"
+    assert app._background_manager is None, "Dash._background_manager"
     assert app._websocket_allowed_origins == [], "Dash._websocket_allowed_origins"
     assert app._got_first_request["setup_server"] is False, "Dash._got_first_request"
     assert app._hooks.get_hooks("websocket_connect") == [], "Dash._hooks.get_hooks"
@@ -239,9 +312,9 @@ def test_no_other_file_uses_a_private_name_of_dash(module: str) -> None:
 
 
 FENCES: dict[str, set[str]] = {
-    "redis": {"store"},
+    "redis": {"connection", "multiplexer"},
     "arq": {"engine", "worker"},
-    "quart": {"app", "server", "websocket", "longpoll"},
+    "quart": {"app", "server", "websocket", "longpoll", "fastpath"},
     "hypercorn": set(),
     "multiprocessing": {"child", "processes"},
 }
@@ -285,3 +358,16 @@ def test_imports_point_down() -> None:
         timeout=50,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_where_dash_asks_for_the_request_of_a_callback(app: Dash) -> None:
+    from dash import _callback_context
+
+    assert app.backend.request_adapter is _quart.QuartRequestAdapter, "backend.request_adapter"
+    source = inspect.getsource(_callback_context.CallbackContext.record_timing)
+    assert "get_app().backend.request_adapter()" in source, "ctx.record_timing"
+    assert "request.context" in source, "ctx.record_timing"
+    assert {
+        "context", "root", "args", "get_json", "is_json", "cookies", "headers", "full_path",
+        "url", "remote_addr", "origin", "path",
+    } == base_server.RequestAdapter.__abstractmethods__, "RequestAdapter"  # fmt: skip

@@ -10,8 +10,8 @@ import redis.exceptions
 
 import dash_dispatch
 from dash_dispatch import errors
+from dash_dispatch.connection import translate
 from dash_dispatch.errors import CallError, DispatchError, StoreError, StoreUnavailable
-from dash_dispatch.store import translate
 
 
 def classes() -> list[type[DispatchError]]:

@@ -9,19 +9,29 @@ from typing import Any
 
 import orjson
 import pytest
-from dash import Input, Output, ctx, html, set_props
+from dash import Input, Output, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 
-from dash_dispatch import Dash, Settings, bridge
-from dash_dispatch.local import LocalCalls, Threads
-from dash_dispatch.outbox import Outbox
-from dash_dispatch.protocol import Event, RequestSnapshot, Status
+from dash_dispatch import Dash, Settings, bridge, ctx
+from dash_dispatch.caller import Scope
+from dash_dispatch.local import UPDATES_AHEAD, LocalCalls
+from dash_dispatch.outbox import MAX_UNCONFIRMED, Outbox
+from dash_dispatch.protocol import Event, RequestSnapshot, Status, call_id
 from dash_dispatch.store import Store
 from dash_dispatch.submit import Asked
+from dash_dispatch.threads import Threads
+from tests.stack import eventually
 
 # Never connected to: all goes to a connection that is here.
 SETTINGS = Settings(redis_url="redis://localhost:1", secret_key="a secret for tests only")
 variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+
+def no_tasks(_session: str, _snapshot: RequestSnapshot) -> Scope:
+    async def never(*_: object) -> Any:
+        raise AssertionError("no callback here runs a task")
+
+    return Scope(never, never)
 
 
 class Collected:
@@ -67,7 +77,19 @@ class Page:
         self.outbox = Outbox(self.store, "session")
         self.outbox.connect(self.connection)
         self.threads = Threads(2)
-        self.calls = LocalCalls(app, self.threads, "web")
+        self.calls = LocalCalls(app, self.threads, "web", no_tasks)
+
+    async def shown(self, count: int) -> list[Any]:
+        """The first so many updates."""
+        await eventually(lambda: len(self.updates) >= count, f"{count} updates")
+        return self.updates
+
+    @property
+    def updates(self) -> list[Any]:
+        props = [
+            orjson.loads(event.props)["props"] for event in self.connection.events if event.props
+        ]
+        return [value for (value,) in (item.values() for item in props)]
 
     def ask(self, name: str, value: Any = None, request: str = "r") -> None:
         raw = orjson.dumps(
@@ -90,10 +112,14 @@ class Page:
 
 
 runs: list[Any] = []
+ended: list[Any] = []
+produced: list[int] = []
+permits = threading.Semaphore(0)
+begun = threading.Semaphore(0)
 
 
 @pytest.fixture(scope="module")
-def app() -> Dash:  # noqa: C901 - one branch per callback
+def app() -> Dash:  # noqa: C901, PLR0915 - one branch per callback
     made = Dash("local", dispatch_settings=SETTINGS)
     made.layout = html.Div()
 
@@ -120,6 +146,18 @@ def app() -> Dash:  # noqa: C901 - one branch per callback
     def fails(value: Any) -> Any:
         raise ValueError("why")
 
+    class Speechless(BaseException):
+        def __str__(self) -> str:
+            raise KeyError("no words")
+
+    @local
+    def speechless(value: Any) -> Any:
+        raise Speechless
+
+    @local
+    async def speechless_coroutine(value: Any) -> Any:
+        raise Speechless
+
     @local
     async def sys_exits(value: Any) -> Any:
         raise SystemExit(3)
@@ -138,6 +176,52 @@ def app() -> Dash:  # noqa: C901 - one branch per callback
     async def asks(value: Any) -> Any:
         return await ctx.websocket.get_prop("other", "value", timeout=value)
 
+    @local
+    def streams(value: Any) -> Any:
+        """Yields until it is closed, once per permit."""
+        try:
+            while True:
+                assert permits.acquire(timeout=10)
+                yield ctx.is_cancelled()
+        finally:
+            ended.append(value)
+
+    @local
+    def sets_and_streams(value: Any) -> Any:
+        try:
+            for step in range(10):
+                assert permits.acquire(timeout=10)
+                set_props("shape", {"children": step})
+                yield no_update
+        finally:
+            ended.append(value)
+
+    @local
+    def floods(count: int) -> Any:
+        try:
+            for step in range(count):
+                produced.append(step)
+                yield step
+        finally:
+            ended.append("flood")
+
+    @local
+    async def streams_on_the_loop(value: Any) -> Any:
+        try:
+            yield value
+            await asyncio.sleep(60)
+        finally:
+            ended.append(value)
+
+    @local
+    def waits_for_the_end(value: Any) -> Any:
+        assert not ctx.is_cancelled()
+        begun.release()
+        while not ctx.is_cancelled():
+            assert not permits.acquire(timeout=0.01)
+        ended.append(value)
+        return [ctx.call_id, ctx.attempt, ctx.worker]
+
     bridge.ready(made)
     return made
 
@@ -145,6 +229,8 @@ def app() -> Dash:  # noqa: C901 - one branch per callback
 @pytest.fixture
 async def page(app: Dash) -> AsyncIterator[Page]:
     runs.clear()
+    ended.clear()
+    produced.clear()
     made = Page(app)
     yield made
     await made.calls.close()
@@ -213,6 +299,8 @@ async def test_a_coroutine_runs_on_the_loop(page: Page) -> None:
         ("prevents", Status.NO_UPDATE, None),
         ("fails", Status.FAILED, "ValueError"),
         ("sys_exits", Status.FAILED, "SystemExit"),
+        ("speechless", Status.FAILED, "Speechless"),
+        ("speechless_coroutine", Status.FAILED, "Speechless"),
     ],
 )
 async def test_how_a_call_ends(page: Page, name: str, status: Status, kind: str | None) -> None:
@@ -280,3 +368,77 @@ async def test_a_page_that_leaves_before_it_answers(page: Page) -> None:
     outcome = (await page.connection.outcome()).outcome
     assert outcome is not None
     assert outcome.status in (Status.CANCELLED, Status.NO_UPDATE)
+
+
+async def test_a_generator_in_a_thread_is_no_faster_than_redis(page: Page) -> None:
+    """With Redis away its updates would fill the process, and were they dropped, be missed."""
+    page.outbox.disconnect(page.connection)
+    page.ask("sets_and_streams", "x")
+    permits.release(10)
+    await eventually(lambda: ended == ["x"], "a few are no matter")
+    page.ask("floods", 100_000, request="flood")
+    enough = MAX_UNCONFIRMED - UPDATES_AHEAD
+    await eventually(lambda: len(produced) >= enough, "it fills what there is room for")
+    page.calls.leave("session", "page")
+    await eventually(lambda: ended == ["x", "flood"], "it ends with its page all the same")
+    assert len(produced) <= MAX_UNCONFIRMED + UPDATES_AHEAD
+
+
+# --- what is not wanted any more -----------------------------------------------------------------
+
+
+async def test_a_thread_can_ask_whether_it_is_wanted(page: Page) -> None:
+    page.ask("waits_for_the_end", "x")
+    assert await asyncio.to_thread(begun.acquire, timeout=10)
+    page.calls.unwant("session", "page", "another request")
+    page.calls.unwant("another session", "page", "r")
+    page.calls.unwant("session", "another page", "r")
+    assert ended == []
+    page.calls.unwant("session", "page", "r")
+    outcome = (await page.connection.outcome()).outcome
+    assert outcome is not None
+    assert outcome.status is Status.OK, "it may be there for its effects, and goes on"
+    answer = orjson.loads(outcome.body)["response"]["waits_for_the_end"]["children"]
+    assert answer == [call_id("page", "r"), 1, "web"]
+
+
+async def test_a_generator_streams(page: Page) -> None:
+    page.ask("streams", "x")
+    permits.release(3)
+    assert await page.shown(3) == [False, False, False]
+    page.calls.leave("session", "page")
+    permits.release()
+    await eventually(lambda: ended == ["x"], "it is closed at its next yield")
+    assert len(page.updates) == 3
+
+
+@pytest.mark.parametrize("name", ["streams", "sets_and_streams"])
+async def test_a_generator_that_is_not_wanted_is_not_heard_of_again(page: Page, name: str) -> None:
+    page.ask(name, "x")
+    permits.release()
+    await page.shown(1)
+    page.calls.unwant("session", "page", "r")
+    permits.release()
+    await eventually(lambda: ended == ["x"], "it is closed")
+    outcome = (await page.connection.outcome()).outcome
+    assert outcome is not None
+    assert outcome.status is Status.CANCELLED
+    assert len(page.updates) == 1
+
+
+@pytest.mark.parametrize("name", ["streams", "streams_on_the_loop"])
+async def test_a_newer_run_of_a_generator_takes_its_place(page: Page, name: str) -> None:
+    page.ask(name, "old")
+    permits.release()
+    await page.shown(1)
+    page.ask(name, "new", request="newer")
+    permits.release(2)
+    await eventually(lambda: ended == ["old"], "the older one has ended")
+    outcome = (await page.connection.outcome()).outcome
+    assert outcome is not None
+    assert outcome.status is Status.CANCELLED
+    page.calls.leave("session", "page")
+    permits.release()
+    await eventually(lambda: ended == ["old", "new"], "the newer one ends with its page")
+    while permits.acquire(blocking=False):
+        pass

@@ -29,7 +29,9 @@ from dash_dispatch.protocol import (
     Failure,
     Hello,
     Mark,
+    OnLeave,
     Outcome,
+    Overlap,
     PingMessage,
     PollBody,
     PropsMessage,
@@ -42,13 +44,16 @@ from dash_dispatch.protocol import (
     decode_client_message,
     decode_poll,
     decode_send,
+    decode_spec,
     describe,
     encode_frame,
+    encode_spec,
     failed,
     get_props_request,
     lane,
     message_of,
     reset,
+    retry_pause_s,
     set_props,
     welcome,
 )
@@ -88,10 +93,11 @@ def test_the_version_of_the_wire() -> None:
 @pytest.mark.parametrize(
     ("wire", "message"),
     [
-        (b'{"type":"hello","version":1,"session":null,"cursor":null}', Hello(1)),
+        (b'{"type":"hello","version":1,"session":null,"cursor":null,"pieces":false}', Hello(1)),
         (
-            b'{"type":"hello","version":1,"session":"tok.en","cursor":"1732280000000-3"}',
-            Hello(1, "tok.en", "1732280000000-3"),
+            b'{"type":"hello","version":1,"session":"tok.en","cursor":"1732280000000-3",'
+            b'"pieces":true}',
+            Hello(1, "tok.en", "1732280000000-3", pieces=True),
         ),
         (
             b'{"type":"call","page":"p","request":"r","payload":{"output":"a.b","n":[1, 2.50]}}',
@@ -189,6 +195,10 @@ def test_a_callback_request_of_dash() -> None:
             b'{"type":"set_props","rendererId":"p","payload":{},"direct":"c0:7"}',
         ),
         (
+            set_props("p", b"{}", "c0:7", "r1"),
+            b'{"type":"set_props","rendererId":"p","payload":{},"direct":"c0:7","requestId":"r1"}',
+        ),
+        (
             get_props_request("p", "q", "c", "value"),
             b'{"type":"get_props_request","rendererId":"p","requestId":"q",'
             b'"payload":{"componentId":"c","properties":["value"]}}',
@@ -238,21 +248,44 @@ def test_the_words_that_redis_keeps() -> None:
     assert [str(executor) for executor in Executor] == ["loop", "thread", "process"]
     assert lane("default", Executor.PROCESS) == "default:process"
     assert call_id("page", "request") == "8c3b5e99fb064581bed4dcf47c7f4b8b"
-    assert CallSpec.__struct_fields__ == (
-        "id",
-        "session",
-        "page",
-        "request",
-        "output",
-        "lane",
-        "timeout_s",
-        "payload",
-        "snapshot",
-        "stream",
-    )
+    assert [str(overlap) for overlap in Overlap] == ["latest", "queue", "parallel", "drop"]
+    assert [str(choice) for choice in OnLeave] == ["keep", "cancel"]
     assert failed(Status.FAILED, "T", "m", traceback="tb", call="c", worker="w").body == (
         b'{"type":"T","message":"m","traceback":"tb","call":"c","worker":"w"}'
     )
+
+
+SPEC = CallSpec("id", "s", "p", "r", "out.children", "default:loop", 2.5, b"{}", b"{}")
+WRITTEN = bytes.fromhex(
+    "de0009a26964a26964a773657373696f6ea173a470616765a170a772657175657374a172a66f7574707574"
+    "ac6f75742e6368696c6472656ea46c616e65ac64656661756c743a6c6f6f70a974696d656f75745f73"
+    "cb4004000000000000a77061796c6f6164c4027b7da8736e617073686f74c4027b7d"
+)
+
+
+def test_a_call_as_it_is_written_down() -> None:
+    assert encode_spec(SPEC) == WRITTEN, "an older process reads this, for one release"
+    assert decode_spec(WRITTEN) == SPEC
+
+
+def test_a_call_of_a_later_release_is_read_for_what_is_known() -> None:
+    later = msgspec.msgpack.decode(WRITTEN) | {"mood": "sunny", "retries": 3}
+    assert decode_spec(msgspec.msgpack.encode(later)) == msgspec.structs.replace(SPEC, retries=3)
+
+
+@pytest.mark.parametrize("change", [{"payload": "text"}, {"timeout_s": "1"}, {"overlap": "all"}])
+def test_a_forged_call_is_refused(change: dict[str, object]) -> None:
+    forged = msgspec.msgpack.decode(WRITTEN) | change
+    with pytest.raises(DecodeError, match="not the record of a call"):
+        decode_spec(msgspec.msgpack.encode(forged))
+    with pytest.raises(DecodeError):
+        decode_spec(WRITTEN[:-1])
+
+
+@given(st.floats(0.001, 1e6), st.integers(1, 200))
+def test_a_retry_waits_longer_each_time_up_to_a_minute(backoff_s: float, attempt: int) -> None:
+    longest_s = max(min(backoff_s * 2.0 ** min(attempt - 1, 30), 60.0), min(backoff_s, 1e6))
+    assert longest_s / 2 <= retry_pause_s(backoff_s, attempt) <= longest_s
 
 
 # --- what cannot be read -------------------------------------------------------------------------

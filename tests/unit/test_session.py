@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dash_dispatch.session import TOKEN_AGE_S, Signer
+from dash_dispatch.session import TOKEN_AGE_S, Rate, Signer
 
 SECRET = "a secret for tests only"
 
@@ -64,3 +64,25 @@ def test_only_a_name_is_a_session() -> None:
 
     forged = URLSafeTimedSerializer(SECRET, salt="app.session").dumps({"session": "x"})
     assert Signer(SECRET, "app").verify(forged) is None
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_rate_allows_a_burst_and_then_so_many_per_second() -> None:
+    clock = Clock()
+    rate = Rate(3.0, clock)
+    assert [rate.take() for _ in range(31)] == [True] * 30 + [False]
+    clock.now_s += 1.0
+    assert [rate.take() for _ in range(4)] == [True] * 3 + [False]
+    clock.now_s += 1e6
+    assert [rate.take() for _ in range(31)] == [True] * 30 + [False], "silence is not saved up"
+
+
+def test_the_smallest_rate_allows_one() -> None:
+    assert Rate(0.001, Clock()).take()

@@ -1,0 +1,131 @@
+"""Thousands of idle pages on one web process: what each costs, and if one of them still hears."""
+
+import asyncio
+import resource
+import time
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import psutil
+
+from benchmarks.clients import DispatchSocket, next_value
+from benchmarks.measures import Measure, Meter, Ratio, Result
+from benchmarks.stacks import TICKING, Bench, Stack
+
+TITLE = "Idle pages on one web process, and updates to one of them"
+SPARE_FILES = 500
+"""Beside the sockets, a process has other files open."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How many pages, and how many of them hear something."""
+
+    pages: int
+    first: int
+    updates: int
+    every_s: float = 0.05
+    opening: int = 50
+    ping_s: float = 30.0
+
+
+FULL = Settings(pages=5000, first=100, updates=150)
+QUICK = Settings(pages=60, first=20, updates=5)
+
+
+def run(bench: Bench) -> Result:
+    """One process of ours holds the other ends."""
+    settings = QUICK if bench.quick else FULL
+    settings = replace(settings, pages=min(settings.pages, _files() - SPARE_FILES))
+    stack = bench.dash_dispatch("figures", web_env=TICKING if bench.quick else None)
+    memory, heard, pushed = asyncio.run(_measure(settings, stack))
+    ratios = [
+        Ratio.plain("memory of the web process per page", memory, target=40),
+        Ratio.plain("update to one of them, p99", pushed, share=0.99, target=200),
+    ]
+    notes = [
+        "Memory: resident, of the web process, between"
+        f" {settings.first} and {settings.pages} pages."
+    ]
+    return Result("pages", TITLE, asdict(settings), [memory, heard, pushed], ratios, notes)
+
+
+def _files() -> int:
+    """How many files a process may have open; those that are started from here inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1_000_000
+
+
+async def _measure(settings: Settings, stack: Stack) -> tuple[Measure, Measure, Measure]:
+    memory = Measure(f"memory per page, {settings.pages} pages", "KB")
+    heard = Measure("click to answer of one of them", "ms")
+    pushed = Measure("set_props in a worker to the page", "ms")
+    meter = Meter(stack.procs)
+    async with AsyncExitStack() as opened:
+        sockets = await _open(opened, stack, settings.first, settings.opening)
+        for socket in sockets[:: max(1, settings.first // 10)]:
+            await socket.call("push", next_value())
+        before = _resident(stack)
+        more = settings.pages - settings.first
+        sockets += await _open(opened, stack, more, settings.opening)
+        memory.rounds.append([(_resident(stack) - before) / more / 1024])
+        pinging = asyncio.create_task(_ping(sockets, settings.ping_s))
+        opened.callback(pinging.cancel)
+        with meter.running():
+            await _push(settings, sockets, heard, pushed)
+    meter.note(pushed)
+    return memory, heard, pushed
+
+
+async def _open(
+    opened: AsyncExitStack, stack: Stack, count: int, at_once: int
+) -> list[DispatchSocket]:
+    sockets: list[DispatchSocket] = []
+    while len(sockets) < count:
+        new = [DispatchSocket() for _ in range(min(at_once, count - len(sockets)))]
+        await asyncio.gather(*(socket.open(stack.address) for socket in new))
+        for socket in new:
+            opened.callback(socket.close)
+        sockets += new
+    return sockets
+
+
+def _resident(stack: Stack) -> int:
+    web = psutil.Process(stack.procs[0].pid)
+    return sum(one.memory_info().rss for one in (web, *web.children(recursive=True)))
+
+
+async def _push(
+    settings: Settings, sockets: list[DispatchSocket], heard: Measure, pushed: Measure
+) -> None:
+    """One page after the other, at a fixed rate."""
+    clicks: list[float] = []
+    pushes: list[float] = []
+
+    def note(props: dict[str, Any]) -> None:
+        # Both ends are on this machine, and have one clock.
+        pushes.append(1000 * (time.time() - props["data"]))
+
+    async def click(socket: DispatchSocket, due: float) -> None:
+        await socket.call("push", next_value())
+        clicks.append(1000 * (time.perf_counter() - due))
+
+    start = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(settings.updates):
+            due = start + number * settings.every_s
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            socket = sockets[number * 7919 % len(sockets)]
+            socket.on_props = note
+            group.create_task(click(socket, due))
+    heard.rounds.append(clicks)
+    pushed.rounds.append(pushes)
+
+
+async def _ping(sockets: list[DispatchSocket], every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        for socket in sockets:
+            socket.ping()

@@ -1,0 +1,215 @@
+"""One connection to Redis that all tasks of a process share.
+
+A pool gives each command a connection, a write and a wake-up of its own. Here, what the tasks ask
+in one turn of the loop goes out in one write, and the replies come back in order: at a thousand
+calls per second that was most of a worker's work. The idea is that of StackExchange.Redis.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import redis.exceptions as redis_errors
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+
+from dash_dispatch import tasks
+
+logger = logging.getLogger(__name__)
+
+PAUSES_S = (0.0, 0.02, 0.1, 0.3, 0.6, 1.0)
+"""Before each further attempt of a command whose connection was lost. As for the pool's commands,
+it may have been done all the same: every script is safe to repeat."""
+
+GIVE_UP_S = 10.0
+"""No further attempt is made after this long: whoever asked has something better to do."""
+
+_LOST = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.ReadOnlyError,
+    redis_errors.BusyLoadingError,
+    OSError,  # and with it TimeoutError
+)
+"""Another connection may be better: to a Redis that came back, or to the new primary."""
+
+
+class Link:
+    """A connection in use: what was asked on it, and what waits to be sent."""
+
+    def __init__(self, connection: AbstractConnection, timeout_s: float) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        # Bounded by who asks: each waits for its reply.
+        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._unsent: list[bytes] = []
+        self._more = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self.lost = False
+        self._tasks = [
+            asyncio.create_task(self._write(), name="redis writer"),
+            asyncio.create_task(self._read(), name="redis reader"),
+        ]
+
+    def ask(self, command: tuple[Any, ...]) -> "asyncio.Future[Any]":
+        """Send a command with all others of this turn of the loop."""
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        self._asked.append((reply, self._loop.time()))
+        self._unsent.extend(self._connection.pack_command(*command))
+        self._more.set()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout_s, self._look)
+        return reply
+
+    def _look(self) -> None:
+        """A reply that does not come is the sign of a connection that is gone unnoticed."""
+        self._timer = None
+        if not self._asked:
+            return
+        left_s = self._asked[0][1] + self._timeout_s - self._loop.time()
+        if left_s <= 0:
+            self._lose(redis_errors.TimeoutError(f"no reply within {self._timeout_s:g} s"))
+        else:
+            self._timer = self._loop.call_later(left_s, self._look)
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._more.wait()
+                self._more.clear()
+                unsent, self._unsent = self._unsent, []
+                await self._connection.send_packed_command(unsent, check_health=False)
+        except (redis_errors.RedisError, OSError) as error:
+            self._lose(error)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                try:
+                    found = await self._connection.read_response(disconnect_on_error=False)
+                except redis_errors.ConnectionError:
+                    raise
+                except redis_errors.ResponseError as error:
+                    found = error
+                reply, _ = self._asked.popleft()
+                if reply.done():
+                    # Whoever asked was cancelled.
+                    continue
+                if isinstance(found, Exception):
+                    reply.set_exception(found)
+                else:
+                    reply.set_result(found)
+        except (redis_errors.RedisError, OSError) as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        asked, self._asked = self._asked, deque()
+        for reply, _ in asked:
+            if not reply.done():
+                reply.set_exception(redis_errors.ConnectionError(str(error)))
+
+    async def close(self) -> None:
+        """Give it up."""
+        self._lose(redis_errors.ConnectionError("closed"))
+        if self._timer is not None:
+            self._timer.cancel()
+        await tasks.end(self._tasks)
+        with contextlib.suppress(redis_errors.RedisError, OSError):
+            await self._connection.disconnect(nowait=True)
+
+
+class Multiplexer:
+    """Commands and scripts over one connection that is made anew when it is lost.
+
+    Args:
+        pool: Where connections come from; its own are left to others.
+        scripts: Lua scripts by name.
+        timeout_s: A reply that takes longer means that the connection is lost.
+    """
+
+    def __init__(self, pool: ConnectionPool, scripts: Mapping[str, str], timeout_s: float) -> None:
+        self._pool = pool
+        self._scripts = scripts
+        self._digests: dict[str, bytes] = {}
+        self._timeout_s = timeout_s
+        self._link: Link | None = None
+        self._connecting = asyncio.Lock()
+        self._closed = False
+
+    async def run(self, script: str, keys: list[str], args: list[Any]) -> Any:
+        """Run a script by its name.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: As of the client.
+        """
+        for attempt in range(2):
+            digest = self._digests.get(script) or await self._load(script)
+            try:
+                return await self.ask("EVALSHA", digest, len(keys), *keys, *args)
+            except redis_errors.NoScriptError:
+                # A Redis that was restarted, or another one.
+                self._digests.pop(script, None)
+                if attempt:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _load(self, script: str) -> bytes:
+        digest: bytes = await self.ask("SCRIPT", "LOAD", self._scripts[script])
+        self._digests[script] = digest
+        return digest
+
+    async def ask(self, *command: Any) -> Any:
+        """Run a command; again, over a new connection, when the connection is lost."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + GIVE_UP_S
+        for pause_s in (*PAUSES_S, None):
+            link = self._link
+            try:
+                if link is None or link.lost:
+                    link = await self._connect()
+                return await link.ask(command)
+            except _LOST as error:
+                if pause_s is None or self._closed or loop.time() > give_up_at:
+                    raise
+                if isinstance(error, redis_errors.ReadOnlyError | redis_errors.BusyLoadingError):
+                    await self._drop(link)
+                await asyncio.sleep(pause_s)
+        raise AssertionError("unreachable")
+
+    async def _connect(self) -> Link:
+        async with self._connecting:
+            if self._link is not None:
+                if not self._link.lost:
+                    return self._link
+                await self._link.close()
+                self._link = None
+            if self._closed:
+                raise redis_errors.ConnectionError("closed")
+            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
+                # The client's own limit is for the socket; what it says first is not in it.
+                async with asyncio.timeout(self._timeout_s):
+                    await connection.connect()  # type: ignore[no-untyped-call]
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._link = Link(connection, self._timeout_s)
+            return self._link
+
+    async def _drop(self, link: Link | None) -> None:
+        if link is not None and link is self._link:
+            self._link = None
+            await link.close()
+
+    async def close(self) -> None:
+        """End the connection."""
+        self._closed = True
+        async with self._connecting:
+            await self._drop(self._link)

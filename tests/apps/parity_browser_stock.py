@@ -1,0 +1,10 @@
+"""The forms on stock Dash for a browser, over POST."""
+
+import dash
+
+from tests.apps import parity_setup
+
+parity_setup.PLACES["stock"] = dash.callback
+app = dash.Dash(__name__, backend="quart", **{**parity_setup.OPTIONS, "websocket_callbacks": False})
+server = app.server
+parity_setup.dress(app, {"stock": app.callback}, browser=True)
