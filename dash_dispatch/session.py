@@ -102,6 +102,8 @@ class Session:
         self.id = id_
         self.outbox = outbox
         self.rate = rate
+        # A browser that asks for too much fills no log.
+        self.voice = Rate(1.0)
         self.pages: set[str] = set()
         # Offloaded calls asked for here whose outcome has not passed yet: only for these is it
         # worth to look for a hint that was lost. Bounded by `max_session_calls`, by and large.
@@ -240,7 +242,8 @@ class Sessions:
                 )
             await self._dispatch(session, message, asked, snapshot)
         except DispatchError as error:
-            logger.warning("! refused: %s", error)
+            if session.voice.take():
+                logger.warning("! refused: %s", error)
             self._answer(session, message, _refusal(error, message))
 
     async def _dispatch(

@@ -26,15 +26,16 @@ def add(callback: Any, place: str) -> list[Any]:
             name = name_of(place, way, allowed)
             page += [html.Button(name, id=f"{name}-in"), html.Div(id=f"{name}-out")]
 
-            @callback(
+            def run(n_clicks: int, name: str = name) -> Any:
+                library: Any = importlib.import_module(name)
+                return library.Badge(f"badge {n_clicks}", id=f"{name}-badge")
+
+            callback(
                 Output(f"{name}-out", "children"),
                 Input(f"{name}-in", "n_clicks"),
                 prevent_initial_call=True,
                 _allow_dynamic_callbacks=allowed,
-            )
-            def run(n_clicks: int, name: str = name) -> Any:
-                library: Any = importlib.import_module(name)
-                return library.Badge(f"badge {n_clicks}", id=f"{name}-badge")
+            )(run)
 
     return page
 

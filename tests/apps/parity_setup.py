@@ -60,12 +60,12 @@ def custom_data(context):
 def of_the_request(context):
     """As a user's hook that asks the web framework."""
     if quart.has_websocket_context():
-        asked = quart.websocket
+        headers = quart.websocket.headers
     elif quart.has_request_context():
-        asked = quart.request
+        headers = quart.request.headers
     else:
         return None
-    return [asked.headers.get("X-Parity"), [part["id"] for part in context.inputs_list]]
+    return [headers.get("X-Parity"), [part["id"] for part in context.inputs_list]]
 
 
 def dress(app, callbacks, *, browser=False):
@@ -80,5 +80,6 @@ def dress(app, callbacks, *, browser=False):
     for place, callback in callbacks.items():
         kits += build(place, callback, app.clientside_callback, browser=browser)
     app.layout = html.Div([*layout_of(kits), dash.page_container])
+    app.setup_apis()
     if not browser:
         app.enable_dev_tools(debug=True, dev_tools_hot_reload=False)

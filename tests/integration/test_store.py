@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
+    initialize,
     invariant,
     multiple,
     rule,
@@ -32,6 +33,7 @@ from dash_dispatch.protocol import (
 from dash_dispatch.store import (
     BEAT_SHARE,
     LEASE_SHARE,
+    LIBRARIES,
     WAKES,
     ActiveCall,
     Admission,
@@ -748,9 +750,21 @@ async def test_what_each_side_knows(store: Store) -> None:
     assert await store.known_callbacks("worker") == {"a.children"}
 
 
+async def test_the_libraries_told_of_last_are_kept(store: Store, raw: Any) -> None:
+    assert await store.libraries() == []
+    await store.add_libraries(["first"])
+    await raw.zadd(store.keys.libraries, {"first": 1})
+    names = [f"library{number:03}" for number in range(LIBRARIES)]
+    await store.add_libraries(names)
+    assert await store.libraries() == names
+    await store.add_libraries(["one_more"])
+    assert len(await store.libraries()) == LIBRARIES
+    assert "one_more" in await store.libraries()
+
+
 # --- lifetimes -----------------------------------------------------------------------------------
 
-TIMELESS = {"workers", "running", "capacity", "later", "absent", "swept"}
+TIMELESS = {"workers", "running", "capacity", "later", "absent", "swept", "libraries"}
 """Keys of the schema without an end of their own: they empty themselves, or are one for all."""
 
 
@@ -759,6 +773,7 @@ async def everything(make_store: StoreFactory) -> Store:
     store = make_store(inline_result_bytes=10)
     await store.publish_callbacks("web", ["a"])
     await store.publish_callbacks("worker", ["a"])
+    await store.add_libraries(["l"])
     await store.overdue()
     await store.absent("gone")
     await store.renew("w1", join=True)
@@ -952,6 +967,21 @@ class Life(RuleBasedStateMachine):
             self.won[call] = "superseded"
 
     # --- the web's side
+
+    @initialize(
+        target=calls,
+        kinds=st.lists(st.sampled_from(KINDS_OF_CALLS), min_size=4, max_size=8),
+        web_dies=st.booleans(),
+    )
+    def begin(self, kinds: list[dict[str, Any]], web_dies: bool) -> Any:
+        """In the middle: some calls run in each worker, and others wait."""
+        for kind in kinds[:-2]:
+            self.create(kind, web_dies)
+        for worker in ("w1", "w2"):
+            self.work(worker)
+        for kind in kinds[-2:]:
+            self.create(kind, web_dies)
+        return multiple(*self.specs)
 
     @rule(target=calls, kind=st.sampled_from(KINDS_OF_CALLS), web_dies=st.booleans())
     def create(self, kind: dict[str, Any], web_dies: bool) -> Any:
@@ -1251,7 +1281,7 @@ def test_a_call_has_exactly_one_outcome_whatever_happens(life: type[Life]) -> No
     run_state_machine_as_test(
         life,
         settings=hypothesis.settings(
-            max_examples=60,
+            max_examples=50,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,

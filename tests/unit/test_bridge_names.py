@@ -197,6 +197,8 @@ def test_running_in_an_entry_of_the_callback_list() -> None:
         ("_inputs_to_vals", ["self", "inputs"]),
         ("_execute_callback", ["self", "func", "args", "outputs_list", "g"]),
         ("_get_worker_url", ["self"]),
+        ("_add_url", ["self", "name", "view_func", "methods"]),
+        ("get_dist", ["self", "libraries"]),
     ],
 )
 def test_a_method_of_the_app(name: str, expected: list[str]) -> None:
@@ -248,6 +250,9 @@ def test_the_quart_backend() -> None:
         "serve_callback": ["self", "dash_app"],
         "serve_websocket_callback": ["self", "dash_app"],
         "register_callback_api_routes": ["self", "callback_api_paths"],
+        "setup_component_suites": ["self", "dash_app"],
+        "serve_component_suites": ["self", "dash_app", "package_name", "fingerprinted_path"],
+        "_get_traceback": ["self", "_secret", "error"],
         "enable_compression": ["self"],
         "add_url_rule": ["self", "rule", "view_func", "endpoint", "methods"],
     }.items():
@@ -371,3 +376,26 @@ def test_where_dash_asks_for_the_request_of_a_callback(app: Dash) -> None:
         "context", "root", "args", "get_json", "is_json", "cookies", "headers", "full_path",
         "url", "remote_addr", "origin", "path",
     } == base_server.RequestAdapter.__abstractmethods__, "RequestAdapter"  # fmt: skip
+
+
+def test_how_the_files_of_component_libraries_are_served(app: Dash) -> None:
+    source = inspect.getsource(_quart.QuartDashServer.setup_component_suites)
+    assert '"_dash-component-suites/<string:package_name>/<path:fingerprinted_path>"' in source
+    assert app.registered_paths == {}, "Dash.registered_paths"
+
+
+def test_where_api_endpoints_are_kept(app: Dash) -> None:
+    assert isinstance(_callback.GLOBAL_API_PATHS, dict), "_callback.GLOBAL_API_PATHS"
+    assert app.callback_api_paths == {}, "Dash.callback_api_paths"
+
+
+def test_how_a_callback_is_called_with_custom_data_that_is_known() -> None:
+    ours = dash_dispatch.Dash("custom_data")
+    context = AttributeDict({"background_callback_manager": None})
+    stock = Dash._execute_callback(ours, print, [1], [2], context)
+    carried = AttributeDict({"background_callback_manager": None, "custom_data": {}})
+    made = ours._execute_callback(print, [1], [2], carried)
+    assert made.func is stock.func is print
+    assert made.args == stock.args
+    stock.keywords["callback_context"] = carried
+    assert made.keywords == stock.keywords
