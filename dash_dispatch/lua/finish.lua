@@ -64,11 +64,10 @@ if worker ~= '' and (call[1] ~= 'started' or call[2] ~= worker) then return {'la
 
 local item = id .. ':' .. call[3]
 local holder = redis.call('LINDEX', KEYS[6], 0)
+local superseded = ARGV[7] == 'latest' and holder ~= item
 local answer, entry = 'ok', {}
-if ARGV[7] == 'latest' and worker ~= '' and holder ~= item then
-  -- A later run has begun, and whoever began it did not live to say so.
-  answer, status = 'superseded', 'superseded'
-end
+-- A later run has begun, and whoever began it did not live to say so.
+if superseded and worker ~= '' then answer, status = 'superseded', 'superseded' end
 local owed = tonumber(ARGV[14])
 for i = 15 + owed, #ARGV, 2 do
   local name, value = ARGV[i], ARGV[i + 1]
@@ -82,7 +81,7 @@ for i = 15 + owed, #ARGV, 2 do
   end
 end
 -- They are a call's first updates. Of a superseded one, the later run has them.
-if status ~= 'superseded' and tonumber(call[5] or 0) < owed then
+if not superseded and tonumber(call[5] or 0) < owed then
   local whose = {}
   for i = 1, #entry, 2 do whose[entry[i]] = entry[i + 1] end
   for i = 15, 14 + owed do

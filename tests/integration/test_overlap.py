@@ -89,12 +89,13 @@ async def test_nor_that_it_was_lost(store: Store) -> None:
     assert await outcomes(store) == [("c1", "superseded")], "no error is shown"
 
 
-async def test_nor_where_it_was_in_the_queue(store: Store) -> None:
+@pytest.mark.parametrize("status", [Status.SUPERSEDED, Status.CANCELLED])
+async def test_nor_where_it_was_in_the_queue(store: Store, status: Status) -> None:
     asked = run_of("c1", Overlap.LATEST, on_start=(b"starts",))
     await store.create(asked)
     await store.create(run_of("c2", Overlap.LATEST))
     assert not await store.tell_position(asked, 1, [b"position"])
-    assert await store.cancel("c1", Status.SUPERSEDED)
+    assert await store.cancel("c1", status)
     assert await props(store) == [], "what its start shows is the newer run's to show"
 
 
