@@ -833,6 +833,19 @@ async def test_every_key_has_an_end_or_empties_itself(
     assert set(kinds) == schema - {"hint", "control", "health"}, "as drawn in the store's docstring"
 
 
+async def test_a_queue_that_fills_again_has_an_end_too(store: Store, raw: Any) -> None:
+    """One that no worker will serve any more: what comes back to it keeps it no longer."""
+    await started(store, spec("c1", retries=1))
+    await store.retry("w1", spec("c1"), 0)
+    queues = [store.keys.waiting(LANE), store.keys.wake(LANE)]
+    await raw.delete(*queues)
+    await store.requeue("c1")
+    assert all([await raw.pttl(key) > 0 for key in queues])
+    await store.claim("w1", LANE, 1)
+    await store.release("w1", "c1", spec("c1"))
+    assert all([await raw.pttl(key) > 0 for key in queues])
+
+
 async def test_how_long_things_are_kept(make_store: StoreFactory, raw: Any) -> None:
     store = await everything(make_store)
     expected_s = {
