@@ -14,7 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8050
-# Test files side by side: most of their time is waiting for processes to start and to end.
+# Test files side by side: most of their time is waiting for processes to start and to end. In the
+# order of their names, which has the short ones last, and not by the number of their tests.
 JOBS ?= 3
 
 help:
@@ -28,7 +29,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@scripts/system-deps $(VENV) redis-server chromium nginx wget
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.dev
 	@scripts/system-deps $(VENV) redis-server chromium

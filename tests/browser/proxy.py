@@ -68,10 +68,14 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
-        await self._cut_all()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A connection that was accepted just now comes to be handled some turns of the loop later.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        while self._tasks:
+            await self._cut_all()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._handle(reader, writer))
