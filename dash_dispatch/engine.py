@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, cast
 
 import orjson
@@ -36,8 +36,9 @@ from dash_dispatch.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 5.0
-"""An idle worker looks for itself this often: what a lost wake-up costs at most."""
+WAIT_S = 10.0
+"""An idle worker looks for itself this often: what a lost wake-up costs at most. (A wake-up is lost
+only with the worker that took it, or with a crash between an outcome and the knock that follows.)"""
 
 CLAIM_BATCH = 16
 """Calls claimed at once at most, so that two idle workers share a burst."""
@@ -45,6 +46,9 @@ CLAIM_BATCH = 16
 
 REJOIN_S = 10.0
 """How long a worker that was given up waits for its calls to stop before it takes new ones."""
+
+GOODBYE_S = 5.0
+"""What is said to Redis at the end is given up after this long: all of it mends itself by leases."""
 
 JOB = "run_call"
 """arq's name of the one function that it runs."""
@@ -63,13 +67,16 @@ class ClaimingRedis(ArqRedis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """arq's single commands: its note of its own health, and the removal of that."""
+        command = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        if self.claims is None:
+            return await command
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        except connection.REDIS_ERRORS as error:
-            if self.claims is None:
-                raise
+            # arq's loop waits for it, and with it every call that was claimed meanwhile.
+            async with asyncio.timeout(GOODBYE_S):
+                return await command
+        except connection.REDIS_ERRORS as error:  # with TimeoutError
             # It would end arq's loop, and all calls that this worker runs with it.
-            logger.warning("! health not noted (%s)", error)
+            logger.warning("! health not noted (%s)", str(error) or "no answer")
             return 0
 
     async def close(self, close_connection_pool: bool | None = None) -> None:
@@ -171,7 +178,7 @@ class Claims:
         self._stopped = True
         await tasks.end(self._tasks)
         # A wake-up may have been on its way to us.
-        with contextlib.suppress(StoreError):
+        async with _farewell():
             await self._store.nudge(name for lanes in self._lanes.values() for name in lanes)
 
     async def next(self) -> list[bytes]:
@@ -313,12 +320,18 @@ class Claims:
         self.drained.clear()
         self._started.put_nowait(call)
 
-    async def reconcile(self) -> None:
+    async def reconcile(self, claimed: int) -> None:
         """Hand back what was claimed, or started, in a reply that never came.
 
         Called with every heartbeat. What two looks in a row find is not on its way any more.
+
+        Args:
+            claimed: How many calls this worker has, as Redis says.
         """
         known = self._claimed.keys() | self._starting
+        if not claimed and not known:
+            self._strays.clear()
+            return
         found = {
             call: spec
             for call, spec, _ in await self._store.claimed_by(self._worker)
@@ -398,7 +411,6 @@ class Engine:
         self._claims = Claims(self._store, self.id, self._settings.queues, self._slots(processes))
         await self._store.offer(self.id, self._claims.capacity)
         self._sweeper = Sweeper(self._store, self._settings)
-        self._sweeper.start()
         self._tasks = [
             asyncio.create_task(self._beat(), name="heartbeat"),
             asyncio.create_task(self._obey(), name="control"),
@@ -486,11 +498,12 @@ class Engine:
             await asyncio.sleep(pause_s)
             pause_s = interval_s
             try:
-                alive = await self._store.renew(self.id)
-                if not alive:
+                beat = await self._store.beat(self.id)
+                self._sweeper.take_up(beat.overdue)
+                if not beat.alive:
                     await self._rejoin()
                 await self._cancel_ended()
-                await self._claims.reconcile()
+                await self._claims.reconcile(beat.claimed)
             except StoreError as error:
                 logger.warning("! lease not renewed: %s", error)
                 # When Redis is back, the lease may have little time left.
@@ -540,9 +553,10 @@ class Engine:
         self._tasks.append(asyncio.create_task(self._drain(), name="drain"))
 
     async def _drain(self) -> None:
+        ends_at = asyncio.get_running_loop().time() + self._settings.grace_s
         await self._claims.stop()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.grace_s):
+            async with asyncio.timeout_at(ends_at):
                 await self._claims.drained.wait()
         self._end()
 
@@ -564,12 +578,22 @@ class Engine:
         await self._sweeper.close()
         await self._execution.close()
         await self._caller.close()
-        with contextlib.suppress(StoreError):
+        async with _farewell():
             # All calls have ended; what is left was claimed or started and never came here.
             for call, spec, _ in await self._store.claimed_by(self.id):
                 await self._store.hand_back(self.id, call, spec)
             await self._store.leave(self.id)
         await self._store.close()
+
+
+@contextlib.asynccontextmanager
+async def _farewell() -> AsyncIterator[None]:
+    """What a worker says to Redis at its end; one that is away is not waited for."""
+    try:
+        async with asyncio.timeout(GOODBYE_S):
+            yield
+    except (StoreError, TimeoutError) as error:
+        logger.warning("! ends without a word to Redis (%s)", str(error) or "no answer")
 
 
 def health_check_key(settings: Settings) -> str:

@@ -117,15 +117,14 @@ OVERDUE_BATCH = 200
 
 SCRIPTS = (
     "absent",
+    "beat",
     "claim",
     "create",
     "emit",
     "finish",
     "lead",
-    "lost",
     "position",
     "release",
-    "renew",
     "requeue",
     "retry",
     "start",
@@ -200,6 +199,20 @@ class Overdue(NamedTuple):
     workers: list[str]
     calls: list[str]
     sessions: list[str]
+
+
+class Beat(NamedTuple):
+    """The answer to a worker's heartbeat.
+
+    Attributes:
+        alive: False when it has been given up as lost.
+        claimed: How many calls it has, by Redis' count.
+        overdue: What it has to deal with beside.
+    """
+
+    alive: bool
+    claimed: int
+    overdue: Overdue
 
 
 class _Keys:
@@ -747,19 +760,45 @@ class Store:
 
     # --- workers and their leases --------------------------------------------------------------
 
-    @translated
     async def renew(self, worker: str, *, join: bool = False) -> bool:
         """Prolong a worker's lease; False when it has been given up as lost.
 
         The lease in Redis is shorter than ``lease_s``, so that it, the renewal and the sweep
         together stay within that promise.
         """
-        alive = await self._run(
-            "renew",
-            [self.keys.workers],
-            [worker, _ms(self._settings.lease_s * LEASE_SHARE), "1" if join else "0"],
+        return (await self._beat(worker, join=join)).alive
+
+    async def beat(self, worker: str) -> Beat:
+        """A worker's heartbeat: prolong its lease, and ask what is overdue."""
+        return await self._beat(worker, look=True)
+
+    async def overdue(self) -> Overdue:
+        """What nobody looks after any more. Only one process at a time is told."""
+        return (await self._beat(look=True)).overdue
+
+    @translated
+    async def _beat(self, worker: str = "", *, join: bool = False, look: bool = False) -> Beat:
+        keys, lease_s = self.keys, self._settings.lease_s
+        alive, claimed, *overdue = await self._run(
+            "beat",
+            [
+                keys.workers,
+                keys.sweeper,
+                keys.swept,
+                keys.later,
+                keys.absent,
+                keys.running(worker),
+            ],
+            [
+                worker,
+                _ms(lease_s * LEASE_SHARE),
+                int(join),
+                _ms(lease_s * BEAT_SHARE) if look else "",
+                OVERDUE_BATCH,
+            ],
         )
-        return bool(alive)
+        names = ([name.decode() for name in found] for found in overdue)
+        return Beat(bool(alive), claimed, Overdue(*names))
 
     @translated
     async def offer(self, worker: str, capacity: Mapping[str, int]) -> None:
@@ -837,17 +876,6 @@ class Store:
             pipe.hdel(self.keys.capacity, worker)
             pipe.delete(self.keys.running(worker))
             await pipe.execute()
-
-    @translated
-    async def overdue(self) -> Overdue:
-        """What nobody looks after any more. Only one process at a time is told."""
-        keys, lease_s = self.keys, self._settings.lease_s
-        found = await self._run(
-            "lost",
-            [keys.workers, keys.sweeper, keys.swept, keys.later, keys.absent],
-            [_ms(lease_s * BEAT_SHARE), _ms(lease_s * LEASE_SHARE), OVERDUE_BATCH],
-        )
-        return Overdue(*([name.decode() for name in names] for names in found))
 
     @translated
     async def claimed_by(self, worker: str) -> list[tuple[str, CallSpec | None, int]]:

@@ -7,7 +7,7 @@ from dash_dispatch import tasks
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import StoreError, StoreUnavailable
 from dash_dispatch.protocol import CallSpec, OnLeave, retry_pause_s
-from dash_dispatch.store import BEAT_SHARE, Store
+from dash_dispatch.store import BEAT_SHARE, Overdue, Store
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,7 @@ class Sweeper:
     """Looks several times per ``lease_s`` for ended leases, due retries and absent browsers.
 
     Web processes sweep as well as workers, so that the death of the only worker is noticed, too.
+    A worker asks what is overdue along with its heartbeat, and has it taken up here.
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -24,8 +25,13 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to look."""
         self._task = asyncio.create_task(self._run(), name="sweeper")
+
+    def take_up(self, overdue: Overdue) -> None:
+        """Deal with this, beside whoever asked. What comes before it is done is asked for again."""
+        if any(overdue) and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._try(overdue), name="sweeper")
 
     async def close(self) -> None:
         """End."""
@@ -33,18 +39,23 @@ class Sweeper:
 
     async def _run(self) -> None:
         while True:
-            try:
-                await self.sweep()
-            except StoreUnavailable as error:
-                # Leases do not run out meanwhile in a way that anybody could see.
-                logger.debug("sweep put off: %s", error)
-            except StoreError:
-                logger.exception("! sweep given up")
+            await self._try()
             await asyncio.sleep(self._interval_s)
+
+    async def _try(self, overdue: Overdue | None = None) -> None:
+        try:
+            await self._deal_with(overdue or await self._store.overdue())
+        except StoreUnavailable as error:
+            # Leases do not run out meanwhile in a way that anybody could see.
+            logger.debug("sweep put off: %s", error)
+        except StoreError:
+            logger.exception("! sweep given up")
 
     async def sweep(self) -> int:
         """One look. Returns how many calls were ended, handed back or put into their queue."""
-        overdue = await self._store.overdue()
+        return await self._deal_with(await self._store.overdue())
+
+    async def _deal_with(self, overdue: Overdue) -> int:
         count = 0
         for worker in overdue.workers:
             logger.warning("! worker %s is lost", worker)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -38,7 +39,9 @@ class Proxy:
         """Websockets that were passed on."""
         self.refusals = 0
         """Websocket handshakes that were refused."""
-        self._writers: set[asyncio.StreamWriter] = set()
+        # Of every connection that is not closed yet, also of those that only flush what they have:
+        # the loop holds them, and the one who reads them may never come back.
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -62,8 +65,8 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     async def _cut_all(self) -> int:
-        for writer in self._writers:
-            writer.transport.abort()
+        for transport in list(self._transports):
+            transport.abort()
         return len(self._tasks)
 
     async def _end(self) -> None:
@@ -72,15 +75,17 @@ class Proxy:
         for _ in range(5):
             await asyncio.sleep(0)
         while self._tasks:
-            await self._cut_all()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._cut_all()
         # What was closed says good-bye in the turns that follow.
         for _ in range(5):
             await asyncio.sleep(0)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Here and not in the task: one that is cancelled before its first step closes nothing.
+        self._transports.add(writer.transport)
         task = asyncio.create_task(self._handle(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -92,11 +97,10 @@ class Proxy:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await self._serve(reader, writer)
         finally:
-            self._drop(writer)
+            writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._writers.add(writer)
         head = await reader.readuntil(HEAD_END)
         if b"\r\nupgrade: websocket\r\n" in head.lower():
             if self.refuse_upgrades:
@@ -106,7 +110,7 @@ class Proxy:
                 return
             self.upgrades += 1
         upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.target)
-        self._writers.add(upstream)
+        self._transports.add(upstream.transport)
         try:
             upstream.write(head)
             both = {
@@ -120,11 +124,7 @@ class Proxy:
                     task.cancel()
                 await asyncio.gather(*both, return_exceptions=True)
         finally:
-            self._drop(upstream)
-
-    def _drop(self, writer: asyncio.StreamWriter) -> None:
-        self._writers.discard(writer)
-        writer.close()
+            upstream.close()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,8 @@
+"""How much of a thing a test does: a little in every run, all of it when asked to."""
+
+import os
+
+
+def scaled(small: int, full: int) -> int:
+    """``full`` when the environment variable ``TEST_SCALE`` is "full" (``make chaos``), else ``small``."""
+    return full if os.environ.get("TEST_SCALE") == "full" else small
