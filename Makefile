@@ -2,13 +2,15 @@
 #
 #   make demo     serve the demo on http://127.0.0.1:8050 (PORT=…); Ctrl-C ends all of it
 #   make test     lint, types, import contracts and all tests; installs what they need
+#   make chaos    the long forms of the fault tests: minutes of killing and cutting (SEED=24 CALLS=2400)
 #   make bench    measure beside stock Dash and Celery, about 8 minutes (ROW=latency for one row)
 #   make lint     lint, types and import contracts alone
 #   make format   let ruff format and fix
 #   make lock     resolve the dependencies anew, into requirements/ (needs the network)
+#   make audit    known vulnerabilities of what runs (needs the network, and PyPI's JSON API)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format lock clean
+.PHONY: help demo test chaos bench lint format lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +19,8 @@ PORT ?= 8050
 # Test files side by side: most of their time is waiting for processes to start and to end. In the
 # order of their names, which has the short ones last, and not by the number of their tests.
 JOBS ?= 3
+SEED ?= 24
+CALLS ?= 2400
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,12 +31,19 @@ demo: $(VENV)/.demo
 	@exec env HOST=$(HOST) PORT=$(PORT) $(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
-	@scripts/system-deps $(VENV) redis-server chromium nginx wget
+	@scripts/system-deps $(VENV) redis-server chromium-headless-shell nginx openssl wget
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# The report of the random mix comes first; then the other fault tests at their full counts.
+chaos: $(VENV)/.dev
+	@scripts/system-deps $(VENV) redis-server nginx
+	SEED=$(SEED) CALLS=$(CALLS) TEST_SCALE=full $(BIN)/python -m pytest -s tests/chaos
+	TEST_SCALE=full $(BIN)/python -m pytest -s -m faults tests/faults
+	TEST_SCALE=full $(BIN)/python -m pytest -s tests/security/test_hostile_messages.py
+
 bench: $(VENV)/.dev
-	@scripts/system-deps $(VENV) redis-server chromium
+	@scripts/system-deps $(VENV) redis-server chromium-headless-shell
 	$(BIN)/python -m benchmarks $(ROW)
 
 lint: $(VENV)/.dev
@@ -62,6 +73,13 @@ lock: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --group test --group lint --output-file requirements/dev.txt
 	$(COMPILE) --output-file requirements/demo.txt
+
+# Not part of `make test`: where PyPI's database cannot be asked, nothing could be found. --strict
+# makes that a failure here.
+audit: $(VENV)/.dev
+	@$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/demo.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

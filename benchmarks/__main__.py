@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,14 +63,18 @@ def _results(rows: tuple[str, ...], *, quick: bool, peers: bool) -> Iterator[Res
 
 
 def _run(bench: Bench, row: str) -> Result:
-    where = machine.describe()
+    where, started = machine.describe(), time.monotonic()
     try:
         result = ROWS[row](bench)
-    except Exception:
+    except Exception as error:
         # What the servers said is gone with their folder.
         click.echo(bench.logs(), err=True)
+        if isinstance(error, EOFError):
+            # Click would say "Aborted!" and nothing else.
+            raise RuntimeError(f"row {row}: {error!r}") from error
         raise
     result.machine = where
+    result.took_s = time.monotonic() - started
     return result
 
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import struct
 import uuid
+import zlib
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,8 +54,19 @@ def check(answer: Any, output: str, value: Any) -> None:
     raise WrongAnswer(f"{output}({value!r}) answered {answer!r}")
 
 
+BROWSER = (
+    "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"
+    " Chrome/140.0.0.0 Safari/537.36\r\n"
+    "Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n"
+    "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+)
+"""What Chromium says besides when it opens a websocket. A server may keep all of it, and what it
+takes to compress, for as long as the page is open."""
+
+
 class _Frames(asyncio.Protocol):
-    """The client's half of RFC 6455, without extensions.
+    """The client's half of RFC 6455. It can be sent compressed messages, and sends none.
 
     The mask is zero, which every server undoes like any other: it is there against caches between
     client and server, and there is none.
@@ -65,6 +77,9 @@ class _Frames(asyncio.Protocol):
         self._on_text = on_text
         self._buffer = bytearray()
         self._parts = bytearray()
+        self._compressed = False
+        self._inflate: Any = None
+        self._keeps_window = True
         self._upgraded = False
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
@@ -98,6 +113,7 @@ class _Frames(asyncio.Protocol):
         if b" 101 " not in head.split(b"\r\n", 1)[0]:
             self._end(f"no websocket: {bytes(head[:200])!r}")
             return False
+        self._keeps_window = b"server_no_context_takeover" not in head
         self._buffer = rest
         self._upgraded = True
         self.opened.set_result(None)
@@ -117,6 +133,8 @@ class _Frames(asyncio.Protocol):
         if len(buffer) < start + size:
             return False
         kind, last = buffer[0] & 0x0F, buffer[0] & 0x80
+        if kind in (1, 2):
+            self._compressed = bool(buffer[0] & 0x40)
         payload = bytes(buffer[start : start + size])
         del buffer[: start + size]
         self._take(kind, bool(last), payload)
@@ -131,7 +149,14 @@ class _Frames(asyncio.Protocol):
             self._parts += payload
             if last:
                 text, self._parts = bytes(self._parts), bytearray()
-                self._on_text(text)
+                self._on_text(self._inflated(text) if self._compressed else text)
+
+    def _inflated(self, message: bytes) -> bytes:
+        self._inflate = self._inflate or zlib.decompressobj(-zlib.MAX_WBITS)
+        text: bytes = self._inflate.decompress(message + b"\0\0\xff\xff")
+        if not self._keeps_window:
+            self._inflate = None
+        return text
 
     def send(self, payload: bytes, kind: int = 1) -> None:
         assert self._transport is not None
@@ -158,13 +183,13 @@ class CallSocket:
         self._pending: dict[str, asyncio.Future[Any]] = {}
         self._frames: _Frames | None = None
 
-    async def open(self, address: str) -> None:
-        """Connect, and say what has to be said first."""
+    async def open(self, address: str, headers: str = "") -> None:
+        """Connect, and say what has to be said first, with more ``headers``."""
         host = urlsplit(address).netloc
         key = base64.b64encode(os.urandom(16)).decode()
         request = (
             f"GET /_dash-ws-callback HTTP/1.1\r\nHost: {host}\r\nOrigin: {address}\r\n"
-            "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Upgrade: websocket\r\nConnection: Upgrade\r\n{headers}"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         loop = asyncio.get_running_loop()
@@ -250,6 +275,7 @@ class DispatchSocket(CallSocket):
         self._timer: asyncio.TimerHandle | None = None
         self._pieces: list[bytes] = []
         self.on_props: Callable[[dict[str, Any]], None] = _ignore
+        self.token = ""
         self._welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def _greet(self) -> None:
@@ -274,6 +300,7 @@ class DispatchSocket(CallSocket):
             elif message["type"] == "set_props":
                 self.on_props(message["payload"]["props"])
             elif message["type"] == "welcome":
+                self.token = message["session"]
                 self._welcome.set_result(None)
 
     def ping(self) -> None:
@@ -323,6 +350,14 @@ class StockSocket(CallSocket):
                 self._answered(message)
 
 
+class HungUp(ConnectionError):
+    """A server closed the connection instead of answering a request."""
+
+    def __init__(self, *, nothing_said: bool) -> None:
+        super().__init__("the server closed the connection before it had answered")
+        self.nothing_said = nothing_said
+
+
 class _Connection:
     """One HTTP/1.1 connection, kept alive."""
 
@@ -340,6 +375,15 @@ class _Connection:
         """Send a request; returns status and body."""
         self.reusable = False
         self._writer.write(request)
+        try:
+            return await self._answer()
+        except asyncio.IncompleteReadError as error:
+            # It is an EOFError, too, which click takes for somebody who pressed Ctrl-D.
+            raise HungUp(nothing_said=not error.partial) from error
+        except ConnectionError as error:
+            raise HungUp(nothing_said=True) from error
+
+    async def _answer(self) -> tuple[int, bytes]:
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         status = int(head[9:12])
         found = head.partition(b"\r\ncontent-length:")[2]
@@ -387,21 +431,34 @@ class Http:
 
     async def _exchange(self, request: bytes) -> tuple[int, bytes]:
         async with self._limit:
-            connection = await self._connection()
-            try:
-                return await connection.exchange(request)
-            finally:
-                if connection.reusable:
-                    self._idle.append(connection)
-                else:
-                    connection.close()
+            while (connection := self._kept()) is not None:
+                try:
+                    return await self._over(connection, request)
+                except HungUp as error:
+                    # It was closed for having idled, as the request was on its way. Browsers
+                    # send it again then.
+                    if not error.nothing_said:
+                        raise
+            return await self._over(await self._new(), request)
 
-    async def _connection(self) -> _Connection:
+    async def _over(self, connection: _Connection, request: bytes) -> tuple[int, bytes]:
+        try:
+            return await connection.exchange(request)
+        finally:
+            if connection.reusable:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _kept(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.alive:
                 return connection
             connection.close()
+        return None
+
+    async def _new(self) -> _Connection:
         name, _, port = self._host.partition(":")
         return _Connection(*await asyncio.open_connection(name, int(port)))
 

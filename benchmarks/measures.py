@@ -13,6 +13,10 @@ import psutil
 CLIENT, OTHERS = "client", "others"
 """This process; and everything on the machine that belongs to no benchmark."""
 
+CLIENT_LIMIT, OTHERS_LIMIT = 0.8, 0.3
+"""Shares of a core. A client that uses more may be what is measured, and others that use more may
+have held up whoever is measured: such a figure is marked."""
+
 
 def quantile(samples: Iterable[float], share: float) -> float:
     """The smallest sample that at least this share of them does not exceed (nearest rank)."""
@@ -34,7 +38,7 @@ class Measure:
     """
 
     label: str
-    unit: Literal["ms", "1/s", "KB"]
+    unit: Literal["ms", "1/s", "KB", "µs", ""]
     rounds: list[list[float]] = field(default_factory=list)
     cpu: dict[str, float] = field(default_factory=dict)
     cost_ms: dict[str, float] = field(default_factory=dict)
@@ -47,6 +51,16 @@ class Measure:
         """The same quantile of every round."""
         return [quantile(samples, share) for samples in self.rounds]
 
+    @property
+    def doubts(self) -> list[str]:
+        """Why this may not be what it says."""
+        shares = ((CLIENT, CLIENT_LIMIT), (OTHERS, OTHERS_LIMIT))
+        return [
+            f"{who} used {self.cpu[who]:.2f} of a core (limit {limit:g})"
+            for who, limit in shares
+            if self.cpu.get(who, 0.0) > limit
+        ]
+
 
 @dataclass
 class Ratio:
@@ -56,6 +70,8 @@ class Ratio:
     rounds: list[float]
     sense: Literal["≤", "<", "≥"]
     target: float | None
+    made_of: list[str] = field(default_factory=list)
+    """Labels of the measures."""
 
     @classmethod
     def of(
@@ -70,7 +86,7 @@ class Ratio:
     ) -> "Ratio":
         """Divide quantiles of the same rounds."""
         pairs = zip(above.by_round(share), below.by_round(share), strict=True)
-        return cls(label, [a / b for a, b in pairs], sense, target)
+        return cls(label, [a / b for a, b in pairs], sense, target, [above.label, below.label])
 
     @classmethod
     def plain(
@@ -83,7 +99,8 @@ class Ratio:
         target: float | None = None,
     ) -> "Ratio":
         """A figure that is to be judged by itself."""
-        return cls(f"{label}, {measure.unit}", measure.by_round(share), sense, target)
+        rounds, words = measure.by_round(share), f"{label}, {measure.unit}"
+        return cls(words, rounds, sense, target, [measure.label])
 
     @property
     def value(self) -> float:
@@ -111,6 +128,11 @@ class Result:
     ratios: list[Ratio]
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
+    took_s: float = 0.0
+
+    def doubts(self, ratio: Ratio) -> bool:
+        """Whether one of the measures that a ratio is made of is doubtful."""
+        return any(m.doubts for m in self.measures if m.label in ratio.made_of)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; microseconds are as fine as it gets."""

@@ -38,16 +38,25 @@ class Proc:
     """A child process, its log, and the CPU time of its whole family."""
 
     def __init__(
-        self, name: str, command: Sequence[str], folder: Path, cwd: Path, env: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        cwd: Path,
+        env: Mapping[str, str],
+        told: str = "",
     ) -> None:
         self.name = name
         self._log_path = folder / f"{name}-{time.monotonic_ns()}.log"
-        with self._log_path.open("wb") as log:
+        # In a file: a pipe would have to be written to while it is read.
+        words = folder / f"{name}-{time.monotonic_ns()}.in"
+        words.write_text(told)
+        with self._log_path.open("wb") as log, words.open("rb") as heard:
             self._process = subprocess.Popen(
                 command,
                 cwd=cwd,
                 env=env,
-                stdin=subprocess.DEVNULL,
+                stdin=heard,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

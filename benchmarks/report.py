@@ -9,7 +9,13 @@ def text(result: Result) -> str:
     parts += _measures(result.measures)
     if result.ratios:
         parts += ["", *_ratios(result.ratios)]
-    parts += ["", *(f"- {note}" for note in result.notes)] if result.notes else []
+    notes = [*result.notes, f"Took {result.took_s:.0f} s."]
+    notes += [
+        f"DOUBTFUL: {measure.label}: {doubt}"
+        for measure in result.measures
+        for doubt in measure.doubts
+    ]
+    parts += ["", *(f"- {note}" for note in notes)]
     return "\n".join(parts)
 
 
@@ -21,7 +27,10 @@ def summary(results: list[Result]) -> str:
             if ratio.target is not None:
                 target = f"{ratio.sense} {ratio.target:g}"
                 met = "met" if ratio.met else "NOT met"
-                rows.append([result.row, ratio.label, f"{ratio.value:.2f}", target, met])
+                met += ", doubtful" if result.doubts(ratio) else ""
+                found = f"{ratio.value:.2f} ({min(ratio.rounds):.2f} to {max(ratio.rounds):.2f})"
+                rows.append([result.row, ratio.label, found, target, met])
+    rows.append(["all", "seconds", f"{sum(result.took_s for result in results):.0f}", "≤ 600", ""])
     return "\n".join(["## targets", "", *_table(rows)])
 
 

@@ -88,13 +88,13 @@ class Bench:
     def _url(self, database: int) -> str:
         return f"redis://127.0.0.1:{self.redis_port}/{database}"
 
-    def _start(self, name: str, peer: str, *command: str, **env: str) -> Proc:
+    def _start(self, name: str, peer: str, *command: str, told: str = "", **env: str) -> Proc:
         cwd = PEERS / peer
         clean = {k: v for k, v in os.environ.items() if not k.startswith("DASH_")}
         # Gunicorn keeps a socket at home.
         clean |= {"PYTHONPATH": str(cwd), "PYTHONUNBUFFERED": "1", "HOME": str(self.folder)}
         env = clean | env
-        proc = Proc(name, [str(python_of(peer)), *command], self.folder, cwd, env)
+        proc = Proc(name, [str(python_of(peer)), *command], self.folder, cwd, env, told)
         self._started.append(proc)
         return proc
 
@@ -149,6 +149,10 @@ class Bench:
         """The same, with so many more workers."""
         more = _ready(self._workers(count, stack.env))
         return Stack(stack.address, (*stack.procs, *more), stack.env)
+
+    def pusher(self, stack: Stack, sessions: str) -> Proc:
+        """A process that sends updates to the pages of these sessions (``peers`` has it)."""
+        return self._start("pusher", "dash_dispatch", "fanout.py", told=sessions, **stack.env)
 
     def _workers(self, count: int, env: dict[str, str]) -> list[Proc]:
         command = ("-m", "arq", "dash_dispatch.worker")

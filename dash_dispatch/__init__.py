@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dash_dispatch.app import Dash
 from dash_dispatch.callbacks import callback
-from dash_dispatch.config import Settings
 from dash_dispatch.context import ctx
 from dash_dispatch.errors import (
     BadRequest,
@@ -38,6 +37,8 @@ from dash_dispatch.remote import cancel, cancel_sync, run, run_sync, task
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from dash_dispatch.config import Settings
 
     worker: ModuleType
 
@@ -81,4 +82,11 @@ def __getattr__(name: str) -> Any:
     # preparations, so it is not imported with the package.
     if name == "worker":
         return import_module("dash_dispatch.worker")
+    # Few apps name it, and pydantic-settings takes a tenth of the time that Dash takes.
+    if name == "Settings":
+        return import_module("dash_dispatch.config").Settings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

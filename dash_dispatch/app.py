@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
-
-from quart import Quart
+from typing import TYPE_CHECKING, Any
 
 from dash_dispatch import bridge
 from dash_dispatch.callbacks import F, register
-from dash_dispatch.config import Settings
 from dash_dispatch.errors import ConfigError
 from dash_dispatch.protocol import RequestSnapshot
-from dash_dispatch.runtime import Runtime
-from dash_dispatch.server import DispatchServer, script_path
+
+if TYPE_CHECKING:
+    from quart import Quart
+
+    from dash_dispatch.config import Settings
 
 _CONFIG_TAG = re.compile(r"<script[^>]*id=[\"']_dash-config[\"']")
 
@@ -44,19 +44,24 @@ class Dash(bridge.DashBase):
     def __init__(
         self,
         name: str | None = None,
-        server: bool | Quart | None = True,
+        server: "bool | Quart | None" = True,
         backend: str | type | None = None,
         *args: Any,
-        dispatch_settings: Settings | None = None,
+        dispatch_settings: "Settings | None" = None,
         user: Callable[[RequestSnapshot], str] | None = None,
         **kwargs: Any,
     ) -> None:
-        backend_class = _check_backend(backend)
-        own_server = _check_server(server)
+        # With the first app, as Dash loads a backend of its own, and not with this module: Quart,
+        # the client of Redis and all else that only a server needs take longer than Dash itself.
+        from dash_dispatch import server as serving  # noqa: PLC0415
+
+        backend_class = serving.check_backend(backend)
+        own_server = serving.check_server(server)
         if user is not None and not callable(user):
             raise ConfigError(f"user={user!r}: takes a function of the request, or None")
         self.user_of = user
-        self.runtime = Runtime(self, dispatch_settings or Settings.read())
+        self.runtime = serving.runtime_of(self, dispatch_settings)
+        self._script_path = serving.script_path
         if own_server is None:
             super().__init__(name, bool(server), backend_class, *args, **kwargs)
             return
@@ -75,10 +80,27 @@ class Dash(bridge.DashBase):
         """
         return register(self, _args, _kwargs)
 
+    async def end_login(self, user: str) -> None:
+        """Close the connections of a user whose login has ended, in all web processes.
+
+        Websockets and long-polls that came in as this user, as ``Dash(user=...)`` said then, are
+        closed, and updates and results that waited for them are removed. Calls that run go on.
+        The browser comes again with the cookies that it has then, and the ``websocket_connect``
+        hooks decide. Call it last: when the login is gone from wherever the hooks look.
+
+        From a route or a callback of the web process, from a worker, from a script; from a plain
+        ``def`` with ``asyncio.run`` or asgiref's ``async_to_sync``.
+
+        Raises:
+            ConfigError: The app has no ``Dash(user=...)``, or Redis is not configured.
+            StoreUnavailable: Redis cannot be reached.
+        """
+        await self.runtime.end_login(user)
+
     def index(self, *args: Any, **kwargs: Any) -> str:
         """The page: Dash's, with our script before Dash's own."""
         html: str = super().index(*args, **kwargs)  # type: ignore[no-untyped-call]
-        source = f"{self.config.requests_pathname_prefix}{script_path('page')}"
+        source = f"{self.config.requests_pathname_prefix}{self._script_path('page')}"
         # Dash checks that every index has this element, however it was written.
         return _CONFIG_TAG.sub(
             lambda match: f'<script src="{source}"></script>\n{match.group()}', html, count=1
@@ -86,22 +108,4 @@ class Dash(bridge.DashBase):
 
     def worker_script_url(self) -> str:
         """Where the browser's worker script is; part of what the page is told."""
-        return f"{self.config.requests_pathname_prefix}{script_path('worker')}"
-
-
-def _check_backend(backend: object) -> type[DispatchServer]:
-    if backend is None or backend == "quart":
-        return DispatchServer
-    if isinstance(backend, type) and issubclass(backend, DispatchServer):
-        return backend
-    raise ConfigError(f"backend={backend!r}: dash_dispatch runs on Quart; leave it out")
-
-
-def _check_server(server: object) -> Quart | None:
-    if server is None or isinstance(server, bool):
-        return None
-    if isinstance(server, Quart):
-        return server
-    raise ConfigError(
-        f"server={server!r}: takes a quart.Quart (a Flask app has to be ported to Quart first)"
-    )
+        return f"{self.config.requests_pathname_prefix}{self._script_path('worker')}"

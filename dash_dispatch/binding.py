@@ -22,8 +22,21 @@ def bind_call(
         worker: Who runs it.
 
     Raises:
-        LookupError: This worker's code has no such callback or task.
+        UnknownCode: This worker's code has no such callback or task; says both code versions.
     """
+    try:
+        return _found(app, spec, sink, attempt, worker)
+    except bridge.UnknownCode as error:
+        own = app.runtime.settings.code_version
+        asks, has = (version or "none" for version in (spec.code_version, own))
+        raise bridge.UnknownCode(
+            f"{error}. DASH_DISPATCH_CODE_VERSION of who asks: {asks}; of this worker: {has}"
+        ) from None
+
+
+def _found(
+    app: Any, spec: CallSpec, sink: bridge.Sink, attempt: int, worker: str
+) -> bridge.Invocation:
     if remote.is_api(spec.output):
         api = bridge.api_of(app, remote.api_path(spec.output))
         return _bind(spec, api.function, lambda value: bridge.encode_api_result(app, value))

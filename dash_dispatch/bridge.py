@@ -1,4 +1,4 @@
-"""The only file that touches Dash's private names.
+"""The only file, with ``backend``, that touches Dash's private names.
 
 It registers callbacks, finds them again, and runs one through Dash's own wrapped callback, so that
 every meaning (``no_update``, ``Patch``, ``on_error``, grouping, ``ctx``) is Dash's. Which names it
@@ -29,7 +29,6 @@ import orjson
 from dash import _callback, _callback_context, _get_app, _pages, _validate
 from dash._grouping import flatten_grouping, make_grouping_by_index
 from dash._utils import AttributeDict, coerce_to_list, inputs_to_dict, stringify_id, to_json
-from dash.backends._quart import QuartDashServer, QuartRequestAdapter, QuartResponseAdapter
 from dash.backends.base_server import RequestAdapter, ResponseAdapter
 from dash.background_callback.managers import BaseBackgroundCallbackManager
 from dash.dependencies import DashDependency
@@ -42,6 +41,7 @@ from dash_dispatch.merging import Updates
 from dash_dispatch.offload import Offloaded
 from dash_dispatch.protocol import (
     PUBLIC_FAILURES,
+    UNKNOWN_CODE,
     CallbackBody,
     CallSpec,
     Outcome,
@@ -74,73 +74,12 @@ _COLLECTED: Final = "dash_dispatch_collected"
 _REQUEST: Final = "dash_dispatch_request"
 """Key in Dash's ``g``: the `SnapshotRequest`, for a callback that is not run by its own request."""
 
-_FIRST_REQUEST: Final = {
-    "_setup_server": "setup_server",
-    "Dash._setup_server": "setup_server",
-    "Dash.enable_pages.<locals>.router_async": "pages",
-}
-"""Dash's ``before_request`` functions, and the key under which it notes that they have run."""
-
 DashContext = _callback_context.CallbackContext
 """The class of ``dash.ctx``."""
 
 
-class QuartServer(QuartDashServer):
-    """Dash's Quart backend, whose ``request_adapter`` knows callbacks without a request, too."""
-
-    def __init__(self, server: Any) -> None:
-        super().__init__(server)
-        cast(Any, self).request_adapter = _request_adapter
-
-    def before_request(self, func: Callable[[], Any]) -> None:
-        """Dash comes by here with what it does at the first request, and then never again."""
-        super().before_request(_until_settled(self, func))
-
-    def setup_component_suites(self, dash_app: Any) -> Any:
-        """Dash's own, which first looks for a library that this process has not imported."""
-
-        async def serve(package_name: str, fingerprinted_path: str) -> Any:
-            if package_name not in dash_app.registered_paths:
-                await self.find_library(dash_app, package_name)
-            return self.serve_component_suites(dash_app, package_name, fingerprinted_path)
-
-        dash_app._add_url(
-            "_dash-component-suites/<string:package_name>/<path:fingerprinted_path>", serve
-        )
-
-    async def find_library(self, app: Any, package: str) -> None:
-        """Import a component library whose file is asked for, if a callback has imported it."""
-        raise NotImplementedError
-
-    def _get_traceback(self, _secret: str, error: Exception) -> str:
-        """The dev tools' page of an error."""
-        try:
-            page: str = super()._get_traceback(_secret, error)
-        except Exception as trouble:  # noqa: BLE001 - an error whose own code fails is shown as one
-            return f"{type(error).__name__}: {_untold(trouble)}"
-        # It may show values that no response can carry.
-        return _encodable(page)
-
-
-def _until_settled(backend: QuartServer, func: Callable[[], Any]) -> Callable[[], Any]:
-    """Dash's own hook, past which later requests come without the thread Quart makes for it."""
-    step = _FIRST_REQUEST.get(getattr(func, "__qualname__", "").removeprefix("DashBase."))
-    app = getattr(func, "__self__", None) or inspect.getclosurevars(func).nonlocals.get("self")
-    if step is None or not isinstance(app, dash.Dash):
-        return func
-
-    async def hook() -> Any:
-        if not app._got_first_request[step]:
-            await backend.server.ensure_async(func)()
-
-    cast(Any, hook).settled = lambda: app._got_first_request[step]
-    return hook
-
-
-def is_settled(hook: Callable[[], Any]) -> bool:
-    """Whether a ``before_request`` function is one of Dash's that has nothing left to do."""
-    settled = getattr(hook, "settled", None)
-    return settled is not None and bool(settled())
+class UnknownCode(LookupError):
+    """A worker's code has nothing for a call: another release of the app has asked for it."""
 
 
 class DashBase(dash.Dash):
@@ -755,12 +694,12 @@ def api_of(app: Any, path: str) -> Api:
     """The API endpoint with this path, in a worker.
 
     Raises:
-        LookupError: This worker's code has no such endpoint.
+        UnknownCode: This worker's code has no such endpoint.
     """
     # They get from there to here with `app.setup_apis()`, which a worker may not come by.
     found = app.callback_api_paths.get(path) or _callback.GLOBAL_API_PATHS.get(path)
     if not isinstance(found, Api):
-        raise LookupError(
+        raise UnknownCode(
             f"this worker does not know the api_endpoint {path!r}: web and worker run different"
             " code, or its callback is registered where a worker does not come by"
         )
@@ -1000,9 +939,9 @@ _request: ContextVar[SnapshotRequest | None] = ContextVar("dash_dispatch_request
 """That of the callback that runs, if it has no HTTP request of its own."""
 
 
-def _request_adapter() -> RequestAdapter:
-    found = _request.get()
-    return QuartRequestAdapter() if found is None else found
+def snapshot_request() -> SnapshotRequest | None:
+    """That of the callback that runs in this context."""
+    return _request.get()
 
 
 class RecordedResponse(ResponseAdapter):
@@ -1075,7 +1014,9 @@ def replay(recorded: bytes, response: Any, timing: dict[str, Any] | None) -> Non
         "set_header": response.headers.set,
     }
     for name, args, kwargs in orjson.loads(recorded):
-        methods[name](*args, **kwargs)
+        if name in methods:
+            # Others are of a later release.
+            methods[name](*args, **kwargs)
 
 
 def encode_json(value: Any) -> bytes:
@@ -1287,10 +1228,10 @@ def bind_call(
         worker: Where it runs.
 
     Raises:
-        LookupError: This worker's code has no such callback.
+        UnknownCode: This worker's code has no such callback.
     """
     if entry_of(app, spec.output) is None:
-        raise LookupError(
+        raise UnknownCode(
             f"this worker does not know the callback {spec.output!r}: web and worker run different"
             " code, or the callback is registered where a worker does not come by"
         )
@@ -1328,35 +1269,22 @@ def bind_request(app: Any, body: CallbackBody) -> tuple[Invocation, Callable[[st
     return _invocation(app, request, context, RecordedResponse()), answer
 
 
-class LateResponse(QuartResponseAdapter):
-    """``ctx.response`` over plain HTTP, whose Quart response is made when a callback needs it."""
-
-    def __init__(self) -> None:
-        # Dash's own makes the response.
-        pass
-
-    @property
-    def made(self) -> bool:
-        """Whether a callback has touched it."""
-        return "_quart_response" in self.__dict__
-
-    def __getattr__(self, name: str) -> Any:
-        if name != "_quart_response":
-            raise AttributeError(name)
-        self._quart_response = QuartResponseAdapter().callback_response
-        return self._quart_response
-
-
 def bind_plain(
-    app: Any, body: CallbackBody, snapshot: RequestSnapshot
+    app: Any, body: CallbackBody, snapshot: RequestSnapshot, response: Any
 ) -> tuple[Invocation, Callable[[str], Any]]:
-    """`bind_request`, from a snapshot of the request; the answer is bytes where that says all."""
+    """`bind_request`, from a snapshot of the request; the answer is bytes where that says all.
+
+    Args:
+        app: The Dash app.
+        body: The renderer's request.
+        snapshot: What the callback can ask of its HTTP request.
+        response: A ``backend.LateResponse``.
+    """
     request = _as_dash(body)
-    response = LateResponse()
     context = _context(request, snapshot, response, None)
 
     def answer(text: str) -> Any:
-        return cast(Any, response).set_response(data=text) if response.made else text.encode()
+        return response.set_response(data=text) if response.made else text.encode()
 
     return _invocation(app, request, context, RecordedResponse()), answer
 
@@ -1414,10 +1342,11 @@ def outcome_of_error(error: BaseException, call: str, worker: str) -> Outcome:
 
 def unencodable(kind: str, trouble: BaseException, call: str, worker: str) -> Outcome:
     """The outcome of a callback whose outcome cannot be made, in words that can be sent."""
-    return failed(Status.FAILED, kind, _untold(trouble), call=call, worker=worker)
+    return failed(Status.FAILED, kind, untold(trouble), call=call, worker=worker)
 
 
-def _untold(trouble: BaseException) -> str:
+def untold(trouble: BaseException) -> str:
+    """What is said of an error that cannot even be told."""
     return f"the outcome could not be encoded: {type(trouble).__name__}"
 
 
@@ -1427,7 +1356,7 @@ def _words(error: BaseException) -> str:
             return f"the callback called sys.exit({error.code!r})"
         return str(error)
     except BaseException as trouble:  # noqa: BLE001 - an error's own code: its traceback is shown
-        return _untold(trouble)
+        return untold(trouble)
 
 
 def _told(error: BaseException, call: str, worker: str) -> Outcome:
@@ -1437,17 +1366,19 @@ def _told(error: BaseException, call: str, worker: str) -> Outcome:
         kind = f"{type(error).__module__}.{kind}"
     if isinstance(error, SystemExit):
         kind = "SystemExit"
+    if isinstance(error, UnknownCode):
+        kind = UNKNOWN_CODE
     return failed(
         Status.FAILED,
         kind,
-        _encodable(_words(error)),
-        traceback=_encodable(user_traceback(error)),
+        encodable(_words(error)),
+        traceback=encodable(user_traceback(error)),
         call=call,
         worker=worker,
     )
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text without lone surrogates, which cannot be sent: errors show the values of users."""
     return text.encode(errors="backslashreplace").decode()
 

@@ -118,6 +118,7 @@ class Caller:
             user=who.turns,
             snapshot=msgspec.json.encode(who),
             cache_key=self._cache_key(spec, who),
+            code_version=self._settings.code_version,
         )
 
     def _cache_key(self, spec: CallSpec, who: Identity) -> str:

@@ -96,6 +96,7 @@ def main(connection: socket.socket, app_spec: str, max_mb: int = 0) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, name="watch-parent", daemon=True).start()
     channel = Channel(connection)
+    os.register_at_fork(after_in_child=channel.abandon)
     # One loop for all hooks: what one of them opens, another can close.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as hooks:
         try:
@@ -123,6 +124,9 @@ def _serve(app: Any, channel: "Channel", max_mb: int) -> None:
             return
         order = _orders.decode(body)
         outcome = _encoded(_run(app, order, channel), order)
+        if channel.abandoned:
+            # A callback has forked, and its child has returned, too. The next call is not for it.
+            os._exit(0)
         full = max_mb and resident_mb() > max_mb
         channel.write(OUTCOME_AND_FULL if full else OUTCOME, outcome)
 
@@ -158,10 +162,11 @@ def _encoded(outcome: Outcome, order: Order) -> bytes:
 
 
 def _flush() -> None:
-    # An error means that nobody reads the worker's output any more.
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # An error means that nobody reads the worker's output any more, or that a callback has
+        # closed it, or put something else in its place.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 def resident_mb() -> float:
@@ -182,14 +187,23 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self.abandoned = False
+        """This process is a fork of the one that runs the call."""
         self._lock = threading.Lock()
         self._waiting: dict[int, concurrent.futures.Future[Outcome]] = {}
         self._numbers = itertools.count(1)
         self._reading: threading.Thread | None = None
         self._for_main: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
 
+    def abandon(self) -> None:
+        """In a process that a callback has forked: two must not speak, or hear, for one call."""
+        self.abandoned = True
+        self._connection.close()
+
     def write(self, kind: bytes, body: bytes) -> None:
         """Send a message; waits while the worker does not read."""
+        if self.abandoned:
+            raise OSError("a process that a callback has forked cannot speak to the page")
         with self._lock:
             # One send for small messages: each is a wake-up of the worker.
             if len(body) < 65_536:

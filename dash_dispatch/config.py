@@ -1,7 +1,8 @@
 """Settings: read once from the environment, frozen, and passed down."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, unquote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -11,9 +12,79 @@ from dash_dispatch.errors import ConfigError
 PREFIX = "DASH_DISPATCH_"
 """Every setting is an environment variable with this prefix."""
 
+_SENTINEL = re.compile(r"redis(?P<secure>s?)\+sentinel://")
 _SCHEMES = ("redis://", "rediss://", "unix://")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
-_PASSWORD_ARGUMENT = re.compile(r"([?&]password=)[^&]*", re.IGNORECASE)
+_PASSWORD_ARGUMENT = re.compile(r"([?&](?:sentinel_)?password=)[^&]*", re.IGNORECASE)
+SENTINEL_PORT = 26379
+
+
+class SentinelUrl(NamedTuple):
+    """``redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db]``, read.
+
+    With ``rediss+sentinel://`` the Sentinels and the Redis are spoken to over TLS. The Sentinels'
+    own login is ``?sentinel_username=…&sentinel_password=…``.
+
+    Attributes:
+        sentinels: Whom to ask for the primary.
+        service: What it is called there.
+        db: The database on it.
+        login: ``username`` and ``password`` for it.
+        sentinel_login: The same for the Sentinels.
+        secure: Whether to use TLS.
+    """
+
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
+    db: int
+    login: dict[str, Any]
+    sentinel_login: dict[str, Any]
+    secure: bool
+
+    @classmethod
+    def read(cls, url: str) -> "SentinelUrl | None":
+        """None for a URL of another scheme.
+
+        Raises:
+            ValueError: Says what it takes, and repeats nothing: there may be a password in it.
+        """
+        scheme = _SENTINEL.match(url)
+        if scheme is None:
+            return None
+        rest, _, query = url[scheme.end() :].partition("?")
+        userinfo, _, place = rest.rpartition("@")
+        user, _, password = userinfo.partition(":")
+        login = {"username": unquote(user), "password": unquote(password)}
+        hosts, *path = place.rstrip("/").split("/")
+        found = dict(parse_qsl(query))
+        unknown = found.keys() - {"sentinel_username", "sentinel_password"}
+        try:
+            sentinels = tuple(_host_and_port(host) for host in hosts.split(","))
+            service, db = path[0], int(path[1]) if len(path) > 1 else 0
+        except (IndexError, ValueError):
+            service, sentinels, db = "", (), 0
+        if not service or len(path) > 2 or db < 0 or unknown:
+            raise ValueError("takes redis+sentinel://[user:password@]host[:port][,…]/service[/db]")
+        return cls(
+            sentinels,
+            service,
+            db,
+            {name: value for name, value in login.items() if value},
+            {name.removeprefix("sentinel_"): value for name, value in found.items()},
+            bool(scheme["secure"]),
+        )
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """``host``, ``host:port``, or an IPv6 address in brackets.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@\s]+)(?::(\d{1,5}))?", text)
+    if match is None:
+        raise ValueError
+    return match[1].strip("[]"), int(match[2] or SENTINEL_PORT)
 
 
 class Settings(BaseSettings):
@@ -29,7 +100,9 @@ class Settings(BaseSettings):
 
     # Both sides
     redis_url: SecretStr | None = Field(
-        None, description="redis://, rediss:// or unix:// URL, the same for web and workers"
+        None,
+        description="redis://, rediss://, unix:// or redis+sentinel:// URL, the same for web and"
+        " workers",
     )
     namespace: str = Field(
         "dash_dispatch",
@@ -88,6 +161,12 @@ class Settings(BaseSettings):
         gt=0,
         description="callbacks per second that one browser may ask for; ten seconds' worth at once",
     )
+    recheck_s: float = Field(
+        60.0,
+        ge=0,
+        description="the websocket_connect hooks and Dash(user=...) are asked again about an open"
+        " websocket this often; 0: never",
+    )
     forward_cookies: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="cookies that offloaded callbacks may see, comma separated; * for all"
     )
@@ -95,7 +174,10 @@ class Settings(BaseSettings):
         ("*",), description="headers that offloaded callbacks may see, comma separated; * for all"
     )
     code_version: str = Field(
-        "", max_length=100, description="part of every cache key: a new one empties the cache"
+        "",
+        max_length=100,
+        description="name of the app's release, part of every cache key: a new one empties the"
+        " cache; said where web and worker turn out to run different code",
     )
 
     # Worker side
@@ -137,9 +219,13 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_scheme(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(_SCHEMES):
+        if url is None or SentinelUrl.read(url.get_secret_value()) is not None:
+            return url
+        if not url.get_secret_value().startswith(_SCHEMES):
             # The value is not repeated: it may hold a password.
-            raise ValueError("takes a URL that begins with redis://, rediss:// or unix://")
+            raise ValueError(
+                "takes a URL that begins with redis://, rediss://, unix:// or redis+sentinel://"
+            )
         return url
 
     @field_validator("queues", "forward_cookies", "forward_headers", mode="before")

@@ -7,14 +7,15 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
+import msgspec
 import redis as sync_redis
 import redis.exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from dash_dispatch.config import Settings
+from dash_dispatch.config import SentinelUrl, Settings
 from dash_dispatch.errors import StoreError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,12 @@ R = TypeVar("R")
 
 REDIS_ERRORS = (redis_errors.RedisError, OSError)
 """What the client may raise, for those who pass its errors on."""
+
+UNREADABLE = (msgspec.DecodeError, ValueError, KeyError, RecursionError)
+"""What is raised for a record that is not of its type (``UnicodeError`` is a ``ValueError``)."""
+
+SENTINEL_TIMEOUT_S = 1.0
+"""One that does not answer is passed over after this long."""
 
 _TRANSIENT = (
     redis_errors.ConnectionError,
@@ -61,6 +68,9 @@ def translated(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]
             return await function(*args, **kwargs)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
+        except UNREADABLE as error:
+            kind = type(error).__name__
+            raise StoreError(f"a record in Redis is not one of ours ({kind})") from error
 
     return wrapper
 
@@ -73,41 +83,100 @@ def ping(url: str, timeout_s: float) -> str:
         StoreError: It answers and refuses.
     """
     try:
-        client = sync_redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
-        with client:
+        with _sync_client(url, timeout_s) as client:
             info = cast(dict[str, Any], client.info("server"))
             return str(info["redis_version"])
     except (redis_errors.RedisError, OSError) as error:
         raise translate(error) from error
 
 
+EVERYBODY = "-"
+"""A name that everybody listens to."""
+
+
+def _sync_client(url: str, timeout_s: float) -> Any:
+    options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    named = SentinelUrl.read(url)
+    if named is None:
+        return sync_redis.Redis.from_url(url, **options)
+    options["ssl"] = named.secure
+    make: Any = sync_redis.Redis
+    for host, port in named.sentinels:
+        with contextlib.suppress(redis_errors.RedisError, OSError):
+            login = {"decode_responses": True, **named.sentinel_login}
+            with make(host=host, port=port, **login, **options) as sentinel:
+                found = sentinel.sentinel_get_master_addr_by_name(named.service)
+            if found is not None:
+                return make(host=found[0], port=found[1], db=named.db, **named.login, **options)
+    raise _unknown_primary(named)
+
+
+def _unknown_primary(named: SentinelUrl) -> Exception:
+    return redis_errors.ConnectionError(
+        f"none of {len(named.sentinels)} Sentinels knows a primary of {named.service!r}"
+    )
+
+
+class _Following(Connection):
+    """A connection to whatever the Sentinels call the primary when it is made."""
+
+    def __init__(self, *, named: SentinelUrl, **options: Any) -> None:
+        super().__init__(db=named.db, **named.login, **options)
+        self._named = named
+
+    async def _connect(self) -> None:
+        """Called for every attempt to connect."""
+        self.host, self.port = await self._primary()
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+    async def _primary(self) -> tuple[str, int]:
+        named = self._named
+        for host, port in named.sentinels:
+            sentinel: Any = Redis(
+                host=host,
+                port=port,
+                ssl=named.secure,
+                decode_responses=True,
+                socket_timeout=SENTINEL_TIMEOUT_S,
+                socket_connect_timeout=SENTINEL_TIMEOUT_S,
+                **named.sentinel_login,
+            )
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                async with sentinel:
+                    found = await sentinel.sentinel_get_master_addr_by_name(named.service)
+                if found is not None:
+                    return cast(tuple[str, int], found)
+        raise _unknown_primary(named)
+
+
+class _SecurelyFollowing(_Following, SSLConnection):
+    """The same over TLS."""
+
+
 class Channels:
     """Pub/sub over one connection that mends itself.
 
     A message is only a hint. After a lost connection, messages may have been missed, and the
-    reader is told so by ``None`` in place of a name.
+    reader is told so by ``None`` in place of a name. (The client's own ``PubSub`` would mend its
+    connection and say nothing, and takes several times as long for each message.)
     """
 
     def __init__(self, settings: Settings, key: Callable[[str], str]) -> None:
         self._key = key
-        # Not mended by the client: it would say nothing, and nobody would look for what was missed.
-        self._redis = connect(settings, socket_timeout_s=None, retries=0)
-        self._pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
-        # Without any subscription the client would refuse to listen.
-        self._names = {"-"}
-        # Two first subscriptions at once would each make a connection, and one would go unheard.
-        self._subscribing = asyncio.Lock()
+        self._pool = connect(settings, socket_timeout_s=None, retries=0).connection_pool
+        self._names = {EVERYBODY}
+        self._connection: AbstractConnection | None = None
+        self._connecting = asyncio.Lock()
 
     @translated
     async def add(self, name: str) -> None:
         """Listen to one more channel; returns when Redis has been asked."""
-        # Ours, too, and first: the client forgets what it is asked while it reconnects.
         self._names.add(name)
         try:
-            async with self._subscribing:
-                await self._pubsub.subscribe(self._key(name))
+            # A connection that is made for it asks for it with all others.
+            known, connection = self._connection, await self._connected()
+            if connection is known:
+                await _send(connection, "SUBSCRIBE", self._key(name))
         except BaseException:
             self._names.discard(name)
             raise
@@ -115,9 +184,10 @@ class Channels:
     async def remove(self, name: str) -> None:
         """Stop listening to a channel."""
         self._names.discard(name)
-        with contextlib.suppress(redis_errors.RedisError, OSError):
-            # The subscription dies with its connection, which is what was wanted.
-            await self._pubsub.unsubscribe(self._key(name))
+        if self._connection is not None:
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                # The subscription dies with its connection, which is what was wanted.
+                await _send(self._connection, "UNSUBSCRIBE", self._key(name))
 
     async def listen(self) -> AsyncIterator[tuple[str | None, bytes]]:
         """Yield ``(name, message)`` as they come, and ``(None, b"")`` after a reconnect."""
@@ -125,22 +195,46 @@ class Channels:
         backoff_s = 0.05
         while True:
             try:
-                async with self._subscribing:
-                    await self._pubsub.subscribe(*map(self._key, self._names))
+                connection = await self._connected()
                 yield None, b""
                 backoff_s = 0.05
-                async for message in self._pubsub.listen():
-                    yield message["channel"].decode()[prefix:], message["data"]
+                while True:
+                    kind, channel, data = await connection.read_response()
+                    if kind == b"message":
+                        yield channel.decode()[prefix:], data
             except (redis_errors.RedisError, OSError) as error:
                 logger.warning("! notifications interrupted (%s), trying again", error)
+                await self._drop()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, 2.0)
+
+    async def _connected(self) -> AbstractConnection:
+        """The connection, with all subscriptions; a new one when there is none."""
+        async with self._connecting:
+            if self._connection is None:
+                connection: AbstractConnection = self._pool.make_connection()
+                try:
+                    await connection.connect()  # type: ignore[no-untyped-call]
+                    await _send(connection, "SUBSCRIBE", *map(self._key, self._names))
+                except BaseException:
+                    await connection.disconnect(nowait=True)
+                    raise
+                self._connection = connection
+            return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
         """Close the connection."""
         with contextlib.suppress(redis_errors.RedisError, OSError):
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        await self._redis.aclose(close_connection_pool=True)
+            await self._drop()
+
+
+async def _send(connection: AbstractConnection, *command: str) -> None:
+    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
 
 
 def connect(
@@ -161,7 +255,7 @@ def connect(
     assert settings.redis_url is not None
     url = settings.redis_url.get_secret_value()
     retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries=retries)
-    pool = BlockingConnectionPool.from_url(
+    pool = _pool(
         url,
         max_connections=64,
         timeout=20,
@@ -169,9 +263,22 @@ def connect(
         socket_connect_timeout=5.0,
         health_check_interval=30 if socket_timeout_s else 0,
         retry=retry,
-        retry_on_error=[redis_errors.ConnectionError, redis_errors.BusyLoadingError],
+        retry_on_error=[
+            redis_errors.ConnectionError,
+            redis_errors.BusyLoadingError,
+            # Of a primary that is one no more: another connection leads to its successor.
+            redis_errors.ReadOnlyError,
+        ],
         # A local socket cannot lose its other end unnoticed, and takes no such option.
         **({} if url.startswith("unix") else {"socket_keepalive": True}),
     )
     # The client's own from here on: it closes the pool's connections when it is closed.
     return client.from_pool(pool)
+
+
+def _pool(url: str, **options: Any) -> BlockingConnectionPool:
+    named = SentinelUrl.read(url)
+    if named is None:
+        return BlockingConnectionPool.from_url(url, **options)
+    kind = _SecurelyFollowing if named.secure else _Following
+    return BlockingConnectionPool(connection_class=kind, named=named, **options)

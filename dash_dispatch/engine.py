@@ -37,8 +37,8 @@ from dash_dispatch.sweeper import Sweeper
 logger = logging.getLogger(__name__)
 
 WAIT_S = 10.0
-"""An idle worker looks for itself this often: what a lost wake-up costs at most. (A wake-up is lost
-only with the worker that took it, or with a crash between an outcome and the knock that follows.)"""
+"""An idle worker looks for itself this often: what a lost wake-up costs at most. (It is lost only
+with the worker that took it, or with a crash between an outcome and the knock that follows.)"""
 
 CLAIM_BATCH = 16
 """Calls claimed at once at most, so that two idle workers share a burst."""
@@ -47,8 +47,11 @@ CLAIM_BATCH = 16
 REJOIN_S = 10.0
 """How long a worker that was given up waits for its calls to stop before it takes new ones."""
 
-GOODBYE_S = 5.0
-"""What is said to Redis at the end is given up after this long: all of it mends itself by leases."""
+GOODBYE_S = 2.0
+"""What is said to Redis at the end is given up after this long: leases mend what it would have."""
+
+HEALTH_S = 5.0
+"""The same for arq's note of its health, for which its loop waits, and all calls with it."""
 
 JOB = "run_call"
 """arq's name of the one function that it runs."""
@@ -71,8 +74,7 @@ class ClaimingRedis(ArqRedis):
         if self.claims is None:
             return await command
         try:
-            # arq's loop waits for it, and with it every call that was claimed meanwhile.
-            async with asyncio.timeout(GOODBYE_S):
+            async with asyncio.timeout(GOODBYE_S if self.claims.stopped else HEALTH_S):
                 return await command
         except connection.REDIS_ERRORS as error:  # with TimeoutError
             # It would end arq's loop, and all calls that this worker runs with it.
@@ -159,7 +161,7 @@ class Claims:
         self._spare = dict.fromkeys(slots, 0)
         self._starting: set[str] = set()
         self._beyond: set[str] = set()
-        self._stopped = False
+        self.stopped = False
         self._unsettled: dict[str, asyncio.Event] = {}
         self._strays: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -175,8 +177,10 @@ class Claims:
 
     async def stop(self) -> None:
         """Claim nothing more. Calls that wait are another worker's, which is woken for them."""
-        self._stopped = True
+        said, self.stopped = self.stopped, True
         await tasks.end(self._tasks)
+        if said:
+            return
         # A wake-up may have been on its way to us.
         async with _farewell():
             await self._store.nudge(name for lanes in self._lanes.values() for name in lanes)
@@ -294,7 +298,7 @@ class Claims:
             Whether it was begun. Not while there are slots that it will come to by itself.
         """
         kind = next((kind for kind, lanes in self._lanes.items() if spec.lane in lanes), None)
-        if kind is None or not (self._stopped or self._is_busy(kind)):
+        if kind is None or not (self.stopped or self._is_busy(kind)):
             return False
         with self._starts(spec.id):
             wake = Wake(spec.lane, spec.id, spec.gate)
@@ -526,7 +530,7 @@ class Engine:
             await controls.add(self.id)
             async for name, message in controls.listen():
                 if name == self.id:
-                    self._execution.cancel(message.decode())
+                    self._execution.cancel(message.decode(errors="replace"))
                 elif name is None:
                     await self._cancel_ended()
         except StoreUnavailable as error:

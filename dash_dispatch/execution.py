@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from dash_dispatch.errors import CallExpired, DispatchError, StoreError, StoreUn
 from dash_dispatch.processes import ProcessDied, ProcessPool
 from dash_dispatch.protocol import (
     PUBLIC_FAILURES,
+    UNKNOWN_CODE,
     CallSpec,
     Executor,
     Outcome,
@@ -44,6 +46,9 @@ UNWIND_S = 5.0
 RECORD_TRIES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts to write something down while Redis is away."""
 
+LAST_WORDS_S = 5.0
+"""How long a worker whose grace is over tries to write down what becomes of its calls."""
+
 EMIT_BATCH = 64
 """Updates that one script carries at most."""
 
@@ -59,6 +64,7 @@ class Stream:
         self._worker = worker
         self._spec = spec
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._queue: deque[bytes] = deque()
         self._new = asyncio.Event()
         self._room = asyncio.Event()
@@ -84,6 +90,9 @@ class Stream:
         if self._stopped:
             # A thread may outlive its call, and then the loop.
             return
+        if os.getpid() != self._pid:
+            # It would wait for a loop that is not there.
+            raise OSError("a process that a callback has forked cannot speak to the page")
         props = bridge.encode_props(component_id, prop_name, value)
         try:
             on_loop = asyncio.get_running_loop() is self._loop
@@ -170,6 +179,51 @@ class Stream:
         """No more will come: `pump` ends when all is sent."""
         self._closing = True
         self._new.set()
+
+
+def _end_fork_of(pid: int) -> None:
+    """End this process if it is a fork of that one, made by a callback: one worker is enough."""
+    if os.getpid() != pid:
+        os._exit(0)
+
+
+class _Steps:
+    """A coroutine of the user's, step by step.
+
+    A process that one of them has forked has a copy of the loop, which must not go on: it has this
+    worker's connections.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._pid = os.getpid()
+
+    def __await__(self) -> "_Steps":
+        return self
+
+    def __iter__(self) -> "_Steps":
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        """The next step."""
+        try:
+            return self._coroutine.send(value)
+        finally:
+            _end_fork_of(self._pid)
+
+    def throw(self, *error: Any) -> Any:
+        """The next step, with an error: a cancellation."""
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            _end_fork_of(self._pid)
+
+    def close(self) -> None:
+        """No more steps."""
+        self._coroutine.close()
 
 
 class Execution:
@@ -259,9 +313,12 @@ class Execution:
             outcome = self._error(
                 Status.WORKER_LOST, "WorkerLost", "The worker was stopped while it ran this.", spec
             )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(sum(RECORD_TRIES_S)):
+            try:
+                async with asyncio.timeout(LAST_WORDS_S):
                     await self._conclude(claimed, outcome)
+            except TimeoutError:
+                # Redis is away, and the lease runs out when it is back.
+                logger.warning("! %s is left to the sweepers", spec.id, extra={"call_id": spec.id})
             raise
         finally:
             stream.stop()
@@ -376,7 +433,7 @@ class Execution:
         spec = claimed.spec
         try:
             invocation = self._bind(claimed, stream)
-            return bridge.outcome_of(await invocation.run(), invocation.response)
+            return bridge.outcome_of(await _Steps(invocation.run()), invocation.response)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: its error is shown
             return self._failed(error, spec)
 
@@ -384,6 +441,7 @@ class Execution:
         spec = claimed.spec
         loop = asyncio.get_running_loop()
         context = copy_context()
+        pid = os.getpid()
 
         def work() -> Outcome:
             try:
@@ -391,6 +449,8 @@ class Execution:
                 return bridge.outcome_of(invocation.run(), invocation.response)
             except BaseException as error:  # noqa: BLE001 - user code; as on the loop
                 return self._failed(error, spec)
+            finally:
+                _end_fork_of(pid)
 
         return await loop.run_in_executor(self._threads, context.run, work)
 
@@ -464,8 +524,9 @@ class Execution:
 def _may_retry(outcome: Outcome) -> bool:
     if outcome.status is Status.WORKER_LOST:
         return True
-    # What is over a limit will be so again.
-    return outcome.status is Status.FAILED and outcome.failure.type not in PUBLIC_FAILURES
+    # What is over a limit will be so again. Code that is not known here may be in another worker.
+    lasting = PUBLIC_FAILURES - {UNKNOWN_CODE}
+    return outcome.status is Status.FAILED and outcome.failure.type not in lasting
 
 
 def _short(output: str) -> str:

@@ -32,7 +32,7 @@ from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.exceptions import RequestTimeout
 from werkzeug.http import parse_cookie
 
-from dash_dispatch import bridge, tasks
+from dash_dispatch import backend, tasks
 from dash_dispatch.errors import DispatchError
 from dash_dispatch.protocol import RequestSnapshot
 from dash_dispatch.submit import Asked
@@ -151,7 +151,7 @@ def _nobody_watches(server: Quart, way: Way) -> bool:
         and not server.teardown_request_funcs.get(None)
         and not server.teardown_appcontext_funcs
         and not server.url_value_preprocessors.get(None)
-        and all(map(bridge.is_settled, server.before_request_funcs.get(None, ())))
+        and all(map(backend.is_settled, server.before_request_funcs.get(None, ())))
         and not any(signal.receivers for signal in _SIGNALS)
         and type(server.session_interface) is SecureCookieSessionInterface
         and config["SERVER_NAME"] is None
@@ -173,15 +173,21 @@ def _snapshot(server: Quart, scope: Any) -> RequestSnapshot | None:
     headers = {"Remote-Addr": remote}
     cookie = ""
     hosts = 0
+    is_json = False
     for name, value in scope["headers"]:
         if name == b"host":
             hosts += 1
             if _HOST.fullmatch(value) is None:
                 return None
+        elif name == b"content-type":
+            is_json = value.partition(b";")[0] == b"application/json"
         elif name == b"cookie":
             cookie += f";{value.decode('latin1')}" if cookie else value.decode("latin1")
         headers.setdefault(_title(name), value.decode("latin1"))
     if hosts != 1 or (server.secret_key and server.config["SESSION_COOKIE_NAME"] in cookie):
+        return None
+    if not is_json:
+        # Refused there: it may be the form of another site.
         return None
     cookies = dict(parse_cookie(cookie, cls=ImmutableMultiDict)) if cookie else {}
     path = f"{scope['path']}?"

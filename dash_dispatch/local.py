@@ -228,11 +228,18 @@ class LocalCalls:
                 )
             return outcome
 
-    def answer(self, request: str, props: dict[str, Any]) -> None:
-        """Pass a page's answer to the callback that asked."""
+    def answer(self, session: str, request: str, props: dict[str, Any]) -> None:
+        """Pass a page's answer to the callback that asked, if it asked this session."""
         for call in self._running.values():
-            if call.answer(request, props):
+            if call.session == session and call.answer(request, props):
                 return
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def count(self, session: str) -> int:
+        """How many run for this session."""
+        return sum(1 for owner, _ in self._running if owner == session)
 
     def unwant(self, session: str, page: str, request: str) -> None:
         """A page no longer wants the answer to a request."""

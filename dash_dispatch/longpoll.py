@@ -15,6 +15,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from dash_dispatch import bridge, guards
 from dash_dispatch.errors import DispatchError, Forbidden, PayloadTooLarge
+from dash_dispatch.logins import ENDED
 from dash_dispatch.protocol import (
     Mark,
     check_version,
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 GONE = 410
 RETRY_AFTER_S = 1
+
+HEAR_OUT_S = 10.0
+"""How long a body that is too large is let come in, to be dropped."""
 
 
 async def send(app: Any, runtime: Runtime) -> Response:
@@ -82,15 +86,22 @@ async def _mail(
 ) -> list[tuple[Mark, bytes]]:
     debug = bridge.shows_errors(app)
     services = runtime.services()
+    snapshot = guards.snapshot(app, request)
+    user = await services.logins.identify(snapshot)
     async with await services.relay.attach(session, cursor) as reader:
-        if cursor is not None:
-            await reader.acknowledge(cursor)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(runtime.settings.poll_hold_s):
-                while True:
-                    await reader.news()
-                    if entries := await reader.read():
-                        return [(e.id, message_of(e.event, debug=debug)) for e in entries]
+        with services.logins.watch(user, snapshot) as login:
+            login.tell = reader.wake
+            if cursor is not None:
+                await reader.acknowledge(cursor)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(runtime.settings.poll_hold_s):
+                    while True:
+                        await reader.news()
+                        if login.ended.is_set():
+                            await services.store.empty(session)
+                            raise Forbidden(ENDED)
+                        if entries := await reader.read():
+                            return [(e.id, message_of(e.event, debug=debug)) for e in entries]
     return []
 
 
@@ -101,11 +112,9 @@ async def _admit(app: Any) -> bytes:
         Forbidden: Wrong origin, not JSON (a form can be sent from anywhere), or a hook says no.
         PayloadTooLarge: Larger than the server takes.
     """
-    refusal = guards.refuse_origin(app, request.headers)
+    refusal = guards.refuse_origin(app, request.headers) or guards.refuse_form(request.headers)
     if refusal is not None:
         raise Forbidden(refusal)
-    if request.mimetype != "application/json":
-        raise Forbidden("Content-Type must be application/json")
     rejection = await guards.run_connect_hooks(app, request)
     if rejection is not None:
         raise Forbidden(rejection[1])
@@ -121,9 +130,22 @@ async def read_body() -> bytes:
     try:
         return bytes(cast(bytes, await request.get_data(as_text=False)))
     except RequestEntityTooLarge as error:
+        await _hear_out()
         raise PayloadTooLarge(
             "the request is larger than DASH_DISPATCH_MAX_REQUEST_BYTES"
         ) from error
+
+
+async def _hear_out() -> None:
+    """Wait for the rest of the body, which Quart drops as it comes.
+
+    Who still sends would see its connection reset, and not the answer; the browser script would
+    take that for a bad network, and send the same again.
+    """
+    body: Any = request.body
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HEAR_OUT_S):
+            await body._complete.wait()  # noqa: SLF001 - Quart has no public word for it
 
 
 def _frame(pairs: list[tuple[Mark, bytes]]) -> Response:

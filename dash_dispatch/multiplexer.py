@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+import hiredis
 import redis.exceptions as redis_errors
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -59,7 +60,8 @@ class Link:
         """Send a command with all others of this turn of the loop."""
         reply: asyncio.Future[Any] = self._loop.create_future()
         self._asked.append((reply, self._loop.time()))
-        self._unsent.extend(self._connection.pack_command(*command))
+        # The client's own packing is in Python, and a script of ours has some thirty arguments.
+        self._unsent.append(hiredis.pack_command(command))
         self._more.set()
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._look)
@@ -207,6 +209,17 @@ class Multiplexer:
         if link is not None and link is self._link:
             self._link = None
             await link.close()
+
+    async def block(self, *command: Any) -> Any:
+        """Run a command that waits for something, and has the connection to itself.
+
+        Whoever stops waiting gives the connection up, so that nothing is handed out to nobody.
+        """
+        try:
+            return await self.ask(*command)
+        except asyncio.CancelledError:
+            await self._drop(self._link)
+            raise
 
     async def close(self) -> None:
         """End the connection."""

@@ -1,6 +1,7 @@
 """Tells pages how far their calls have come in the queue (``queued=``)."""
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -14,6 +15,10 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
 """Between two looks: what a position on a page may be behind."""
+
+IDLE_S = 5.0
+"""The same when nobody waits: another web process may have died with those who do. What this one
+accepts is looked at as soon as it is."""
 
 MAX_TOLD = 1000
 """Calls that are told their position, the oldest first; those behind hear of it later."""
@@ -32,6 +37,7 @@ class Positions:
         # The texts may be made by functions of the user.
         self._threads = threads
         self._task: asyncio.Task[None] | None = None
+        self._announced = asyncio.Event()
         self._specs: dict[str, CallSpec] = {}
         self._bodies: dict[str, CallbackBody] = {}
         self._told: dict[str, int] = {}
@@ -39,6 +45,10 @@ class Positions:
     def start(self) -> None:
         """Begin."""
         self._task = asyncio.create_task(self._run(), name="positions")
+
+    def wake(self) -> None:
+        """A call has been accepted that wants to know."""
+        self._announced.set()
 
     async def close(self) -> None:
         """End."""
@@ -50,6 +60,11 @@ class Positions:
                 await self.look()
             except StoreError as error:
                 logger.debug("positions put off: %s", error)
+            if not self._specs:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(IDLE_S):
+                        await self._announced.wait()
+            self._announced.clear()
             await asyncio.sleep(INTERVAL_S)
 
     async def look(self) -> None:

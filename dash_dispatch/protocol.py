@@ -17,7 +17,7 @@ import enum
 import hashlib
 import random
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import orjson
@@ -32,6 +32,14 @@ SUPPORTED_VERSIONS: Final = frozenset({1})
 # --- browser -> web -----------------------------------------------------------------------------
 
 
+Name = Annotated[str, msgspec.Meta(max_length=200)]
+"""What a browser calls its pages and requests (some 30 characters). It is kept for as long as the
+page is open, so it is bounded."""
+
+Handle = Annotated[str, msgspec.Meta(max_length=1000)]
+Cursor = Annotated[str, msgspec.Meta(max_length=100)]
+
+
 class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="type"):
     """First words on a connection: who I am, and the last mailbox entry that I have.
 
@@ -39,45 +47,49 @@ class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="type"):
     """
 
     version: int
-    session: str | None = None
-    cursor: str | None = None
+    session: Handle | None = None
+    cursor: Cursor | None = None
     pieces: bool = False
 
 
-class CallMessage(msgspec.Struct, frozen=True, tag="call", tag_field="type"):
-    """Run a callback. Safe to repeat: page and request name one call."""
+class CallMessage(msgspec.Struct, frozen=True, tag="call", tag_field="type", omit_defaults=True):
+    """Run a callback. Safe to repeat: page and request name one call.
 
-    page: str
-    request: str
+    ``age_s``: said when it is repeated: for how long the page has been waiting.
+    """
+
+    page: Name
+    request: Name
     payload: msgspec.Raw
+    age_s: float = 0.0
 
 
 class CancelMessage(msgspec.Struct, frozen=True, tag="cancel", tag_field="type"):
     """The page no longer wants the answer to this request."""
 
-    page: str
-    request: str
+    page: Name
+    request: Name
 
 
 class AckMessage(msgspec.Struct, frozen=True, tag="ack", tag_field="type"):
     """Everything up to this entry, and up to this direct message, has been received."""
 
-    cursor: str | None = None
+    cursor: Cursor | None = None
     direct: int = 0
 
 
 class PropsMessage(msgspec.Struct, frozen=True, tag="props", tag_field="type"):
     """The answer to ``get_props_request``."""
 
-    page: str
-    request: str
+    page: Name
+    request: Name
     payload: dict[str, Any]
 
 
 class ByeMessage(msgspec.Struct, frozen=True, tag="bye", tag_field="type"):
     """The page has gone."""
 
-    page: str
+    page: Name
 
 
 class PingMessage(msgspec.Struct, frozen=True, tag="ping", tag_field="type"):
@@ -93,7 +105,7 @@ class SendBody(msgspec.Struct, frozen=True):
     """Body of a long-poll client's ``send``."""
 
     version: int
-    session: str | None = None
+    session: Handle | None = None
     messages: list[ClientMessage] = []
 
 
@@ -101,8 +113,8 @@ class PollBody(msgspec.Struct, frozen=True):
     """Body of a long-poll client's ``poll``; the cursor acknowledges."""
 
     version: int
-    session: str
-    cursor: str | None = None
+    session: Handle
+    cursor: Cursor | None = None
 
 
 class CallbackBody(msgspec.Struct, frozen=True):
@@ -129,7 +141,18 @@ def _decode(decoder: "msgspec.json.Decoder[_T]", data: bytes | str, what: str) -
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise DecodeError(f"not {what}: {error}") from error
+        raise DecodeError(f"not {what}: {legible(str(error))}") from error
+
+
+MAX_QUOTED: Final = 200
+
+
+def legible(text: str) -> str:
+    """What a stranger has written, as it may stand in a log: one line, bounded.
+
+    Whoever could write lines of their own there could write what never happened.
+    """
+    return ascii(text[:MAX_QUOTED])[1:-1] + ("…" if len(text) > MAX_QUOTED else "")
 
 
 def decode_client_message(data: bytes | str) -> ClientMessage:
@@ -169,7 +192,7 @@ def decode_callback_body(data: bytes | msgspec.Raw) -> CallbackBody:
             # Refuses what is deeper than 1024; msgspec goes as deep as this Python's stack.
             orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            raise DecodeError(f"not a callback request: {error}") from error
+            raise DecodeError(f"not a callback request: {legible(str(error))}") from error
     return _decode(_callback_body, raw, "a callback request")
 
 
@@ -339,6 +362,7 @@ class CallSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         cache_key: Under which its result is shared; empty for not at all.
         cache_s: For how long.
         on_start: JSON texts of ``set_props`` that are sent when it starts (``queued=`` ends).
+        code_version: That of the process that asks, to tell where the code differs.
     """
 
     id: str
@@ -363,6 +387,7 @@ class CallSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     cache_key: str = ""
     cache_s: float = 0.0
     on_start: tuple[bytes, ...] = ()
+    code_version: str = ""
 
 
 _spec_decoder = msgspec.msgpack.Decoder(CallSpec)
@@ -381,7 +406,7 @@ def decode_spec(data: bytes) -> CallSpec:
     """
     try:
         return _spec_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise DecodeError(f"not the record of a call: {error}") from error
 
 
@@ -508,7 +533,12 @@ def message_of(event: Event, *, debug: bool) -> bytes:
     """An event as Dash's renderer takes it."""
     if event.outcome is not None:
         return callback_response(event.page, event.request, event.outcome, debug=debug)
-    return event.question or set_props(event.page, event.props, event.direct, event.request)
+    if event.question:
+        return event.question
+    if not event.props:
+        # Of a kind that only a later release knows. The page passes over it, as we do.
+        return orjson.dumps({"type": "dd:unknown", "rendererId": event.page})
+    return set_props(event.page, event.props, event.direct, event.request)
 
 
 def describe(failure: Failure, *, debug: bool) -> str:
@@ -526,7 +556,18 @@ def describe(failure: Failure, *, debug: bool) -> str:
     return f"{failure.type}: {failure.message}{where}{detail}"
 
 
+UNKNOWN_CODE: Final = "UnknownCode"
+"""The failure of a call that the worker's code has nothing for."""
+
 PUBLIC_FAILURES: Final = frozenset(
-    {"TimedOut", "WorkerLost", "QueueFull", "PayloadTooLarge", "StoreUnavailable", "CallExpired"}
+    {
+        "TimedOut",
+        "WorkerLost",
+        "QueueFull",
+        "PayloadTooLarge",
+        "StoreUnavailable",
+        "CallExpired",
+        UNKNOWN_CODE,
+    }
 )
 """Failures whose message is ours and says nothing about the app's inside."""

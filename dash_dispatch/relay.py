@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from dash_dispatch import tasks
-from dash_dispatch.connection import Channels
+from dash_dispatch.connection import EVERYBODY, Channels
 from dash_dispatch.errors import StoreUnavailable
 from dash_dispatch.protocol import Event
 from dash_dispatch.store import Entry, Store
@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 BATCH_ENTRIES = 64
 """Entries read from a mailbox at once. Reading waits until the ones before are sent, so a slow
 browser's mail stays in Redis and not in this process."""
+
+BEGINNING = "0-0"
+"""Before the first entry of a mailbox, as Redis has it."""
 
 FALLBACK_S = 15.0
 """A lost hint costs at most this much, for a session that waits for something."""
@@ -36,10 +39,15 @@ class Relay:
     """Tells readers that their session's mailbox has something new.
 
     A hint is only a hint: after a lost connection to Redis all readers look by themselves.
+
+    Args:
+        store: Where the mailboxes are.
+        announced: Told what is said to all processes.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, announced: Callable[[str], None] | None = None) -> None:
         self._store = store
+        self._announced = announced
         self._channels: Channels | None = None
         self._readers: dict[str, set[MailboxReader]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
@@ -56,9 +64,11 @@ class Relay:
             await self._channels.close()
 
     async def _listen(self, channels: Channels) -> None:
-        async for session, _ in channels.listen():
+        async for session, message in channels.listen():
+            if session == EVERYBODY and self._announced is not None:
+                self._announced(message.decode(errors="replace"))
             for reader in self._concerned(session):
-                reader.wake()
+                reader.hear(message)
 
     def _concerned(self, session: str | None) -> "list[MailboxReader]":
         if session is not None:
@@ -124,14 +134,32 @@ class MailboxReader:
         self.cursor = cursor
         self._detach = detach
         self._notify = notify
-        self._new = asyncio.Event()
+        self._new = tasks.Flag()
+        # Entries that came with their hints, while nothing before them is missing.
+        self._hinted: list[Entry] = []
+        self._complete = False
         # What came before this reader is news to it as well.
         self.wake()
 
     def wake(self) -> None:
         """There may be something new."""
+        self._complete = False
         self._new.set()
         self._notify()
+
+    def hear(self, hint: bytes) -> None:
+        """There is something new, and the hint may be all of it."""
+        found = self._store.hinted(hint) if self._complete else None
+        if found is None or found[0] != self._last or len(self._hinted) >= BATCH_ENTRIES:
+            self.wake()
+            return
+        self._hinted.append(found[1])
+        self._new.set()
+        self._notify()
+
+    @property
+    def _last(self) -> str:
+        return self._hinted[-1].id if self._hinted else self.cursor or BEGINNING
 
     @property
     def has_news(self) -> bool:
@@ -150,9 +178,16 @@ class MailboxReader:
     async def read(self) -> list[Entry]:
         """The next entries, possibly none. The cursor moves on."""
         self._new.clear()
-        entries = await self._store.read(self.session, self.cursor, BATCH_ENTRIES)
+        hinted, self._hinted = self._hinted, []
+        entries = hinted if self._complete else await self._ask()
         if entries:
             self.cursor = entries[-1].id
+        return entries
+
+    async def _ask(self) -> list[Entry]:
+        entries = await self._store.read(self.session, self.cursor, BATCH_ENTRIES)
+        # What was hinted at meanwhile may be among them, or not: that is asked for again.
+        self._complete = not self._new.is_set()
         if len(entries) == BATCH_ENTRIES:
             self.wake()
         return entries

@@ -167,11 +167,11 @@ def task_of(output: str) -> Task:
     """The task of a call, in a worker.
 
     Raises:
-        LookupError: This worker's code has no such task.
+        UnknownCode: This worker's code has no such task.
     """
     name = output.removeprefix(PREFIX)
     if name not in _tasks:
-        raise LookupError(
+        raise bridge.UnknownCode(
             f"this worker does not know the task {name!r}: web and worker run different code, or"
             " importing the app does not import the module that defines it"
         )

@@ -13,6 +13,7 @@ from dash_dispatch.config import Settings
 from dash_dispatch.errors import ConfigError, StoreError, StoreUnavailable
 from dash_dispatch.identity import Identity
 from dash_dispatch.local import LocalCalls
+from dash_dispatch.logins import Logins
 from dash_dispatch.positions import Positions
 from dash_dispatch.protocol import CallSpec, Outcome, RequestSnapshot
 from dash_dispatch.relay import Relay
@@ -45,15 +46,16 @@ class Services:
             raise ConfigError(MISSING_KEY)
         self._app = app
         self.store = Store(settings)
-        self.relay = Relay(self.store)
-        self.submitter = Submitter(app, self.store, settings, threads)
+        self.logins = Logins(app, threads)
+        self.relay = Relay(self.store, self.logins.end)
+        self._positions = Positions(app, self.store, threads)
+        self.submitter = Submitter(app, self.store, settings, threads, self._positions.wake)
         self.caller = Caller(self.store, settings, self.relay)
         web = f"web {socket.gethostname()}:{os.getpid()}"
         self.local = LocalCalls(app, threads, web, self.scope)
         signer = Signer(settings.secret_key.get_secret_value(), settings.namespace)
         self.sessions = Sessions(app, self.store, settings, self.submitter, self.local, signer)
         self._sweeper = Sweeper(self.store, settings)
-        self._positions = Positions(app, self.store, threads)
 
     def start(self) -> None:
         """Begin to listen and to look after lost workers."""
@@ -155,6 +157,24 @@ class Runtime:
         except (StoreError, ConfigError) as error:
             return {"status": "ok", "redis": str(error), "workers": 0}
         return {"status": "ok", "redis": "ok", "workers": workers}
+
+    async def end_login(self, user: str) -> None:
+        """Tell all web processes that the logins of a user have ended. From any process.
+
+        Raises:
+            ConfigError: Redis is not configured, or the app does not say who its users are.
+            StoreUnavailable: Redis cannot be reached.
+        """
+        if self.app.user_of is None:
+            raise ConfigError("end_login: who the users are is for Dash(user=...) to say")
+        if self.settings.redis_url is None:
+            raise ConfigError(MISSING_URL)
+        # A connection of its own: this may be a worker, a script, or a thread's own loop.
+        store = Store(self.settings)
+        try:
+            await store.end_login(user)
+        finally:
+            await store.close()
 
     def stopping(self) -> asyncio.Event | None:
         """Set when a server that ``app.run()`` started is asked to stop; else None."""

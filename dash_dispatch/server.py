@@ -12,15 +12,17 @@ from typing import Any, cast
 
 import orjson
 from dash.exceptions import PreventUpdate
-from quart import Response, abort, g, request
+from quart import Quart, Response, abort, g, request
 
-from dash_dispatch import bridge, fastpath, guards, longpoll, remote
+from dash_dispatch import backend, bridge, fastpath, guards, longpoll, remote, sockets
 from dash_dispatch import websocket as websocket_transport
+from dash_dispatch.config import Settings
 from dash_dispatch.errors import (
     CallFailed,
     CallTimedOut,
     ConfigError,
     DispatchError,
+    Forbidden,
     StoreError,
     SubmitError,
 )
@@ -58,7 +60,7 @@ def script_path(name: str) -> str:
     return f"_dash-dispatch/{name}.{digest}.js"
 
 
-class DispatchServer(bridge.QuartServer):
+class DispatchServer(backend.QuartServer):
     """The server of a ``dash_dispatch.Dash``.
 
     Callbacks of the web process run on the loop (``async def``) or in threads (``def``); offloaded
@@ -79,7 +81,8 @@ class DispatchServer(bridge.QuartServer):
     async def _start(self) -> None:
         try:
             await self.runtime.startup()
-        except ConfigError as error:
+        except (ConfigError, StoreError) as error:
+            # Of Redis: a refusal, as of the password. One that cannot be reached does not end here.
             # An error raised here would be shown at the bottom of the server's own traceback, and
             # so would this exit, by the loop's handler for what is left of its tasks.
             asyncio.get_running_loop().set_exception_handler(lambda *_: None)
@@ -95,6 +98,9 @@ class DispatchServer(bridge.QuartServer):
 
         async def dispatch() -> Response:
             try:
+                refusal = guards.refuse_form(request.headers)
+                if refusal is not None:
+                    raise Forbidden(refusal)
                 limit = self.runtime.settings.max_request_bytes
                 asked = Asked(dash_app, await longpoll.read_body(), limit)
                 if asked.cancels is not None:
@@ -120,7 +126,8 @@ class DispatchServer(bridge.QuartServer):
     def _serve_fast(self, app: Any, view: Callable[[], Any]) -> None:
         async def run(asked: Asked, snapshot: RequestSnapshot) -> bytes | Response:
             try:
-                return await self._local(*bridge.bind_plain(app, asked.body, snapshot), snapshot)
+                bound = bridge.bind_plain(app, asked.body, snapshot, backend.LateResponse())
+                return await self._local(*bound, snapshot)
             except DispatchError as error:
                 logger.warning("! refused: %s", error)
                 return longpoll.problem(error)
@@ -206,6 +213,7 @@ class DispatchServer(bridge.QuartServer):
         server.add_websocket(
             f"{prefix}_dash-ws-callback", f"{prefix}_dash-ws-callback", websocket_view
         )
+        sockets.install(server, f"{prefix}_dash-ws-callback")
 
         async def send_view() -> Response:
             return await longpoll.send(dash_app, self.runtime)
@@ -350,3 +358,43 @@ def _serve_script(name: str) -> Response:
     response.headers["Cache-Control"] = _IMMUTABLE if current else "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
+
+
+# --- what an app is made with -------------------------------------------------------------------
+
+
+def runtime_of(app: Any, settings: Settings | None) -> Runtime:
+    """The runtime of a new app, with these settings or else those of the environment.
+
+    Raises:
+        ConfigError: A setting is wrong.
+    """
+    return Runtime(app, settings or Settings.read())
+
+
+def check_backend(backend: object) -> type[DispatchServer]:
+    """The class that an app's ``backend`` stands for.
+
+    Raises:
+        ConfigError: It is not ours.
+    """
+    if backend is None or backend == "quart":
+        return DispatchServer
+    if isinstance(backend, type) and issubclass(backend, DispatchServer):
+        return backend
+    raise ConfigError(f"backend={backend!r}: dash_dispatch runs on Quart; leave it out")
+
+
+def check_server(server: object) -> Quart | None:
+    """The Quart app that an app's ``server`` is, if it is one and not a yes or no.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if server is None or isinstance(server, bool):
+        return None
+    if isinstance(server, Quart):
+        return server
+    raise ConfigError(
+        f"server={server!r}: takes a quart.Quart (a Flask app has to be ported to Quart first)"
+    )

@@ -29,6 +29,7 @@ from dash_dispatch.protocol import (
     Status,
     call_id,
     failed,
+    legible,
 )
 from dash_dispatch.store import Store
 from dash_dispatch.submit import Asked, Submitter
@@ -61,10 +62,16 @@ class Signer:
         return self._serializer.dumps(session)
 
     def verify(self, token: str) -> str | None:
-        """The session of a handle; None if it is forged, foreign or too old."""
+        """The session of a handle; None if it is forged, foreign or too old.
+
+        Another web process may have signed it, whose clock is ahead of this one: a handle from
+        the future is as good. (``max_age`` of the serializer takes one second of it for forged.)
+        """
         try:
-            session = self._serializer.loads(token, max_age=TOKEN_AGE_S)
+            session, signed = self._serializer.loads(token, return_timestamp=True)
         except BadSignature:
+            return None
+        if abs(time.time() - signed.timestamp()) > TOKEN_AGE_S:
             return None
         return session if isinstance(session, str) else None
 
@@ -213,7 +220,7 @@ class Sessions:
                 self._local.unwant(session.id, page, request)
                 await self._cancel(session, call_id(page, request))
             case PropsMessage(request=request, payload=payload):
-                self._local.answer(request, payload)
+                self._local.answer(session.id, request, payload)
             case ByeMessage(page=page):
                 session.pages.discard(page)
                 self._local.leave(session.id, page)
@@ -237,8 +244,8 @@ class Sessions:
             asked = Asked(self._app, bytes(message.payload), self._settings.max_request_bytes)
             if not bridge.may_use_websocket(self._app, asked.entry):
                 raise Forbidden(
-                    f"{asked.body.output!r} may not be called over this connection: it has neither"
-                    " offload= nor websocket=True"
+                    f"'{legible(asked.body.output)}' may not be called over this connection: it has"
+                    " neither offload= nor websocket=True"
                 )
             await self._dispatch(session, message, asked, snapshot)
         except DispatchError as error:
@@ -256,7 +263,17 @@ class Sessions:
         elif asked.offloaded is not None:
             await self._offload(session, message, asked, asked.offloaded, snapshot)
         else:
+            self._check_room(session)
             self._local.run(asked, snapshot, session.outbox, page, request)
+
+    def _check_room(self, session: Session) -> None:
+        bound = self._settings.max_session_calls
+        # Counting looks at each: first, whether there can be as many.
+        if len(self._local) >= bound and self._local.count(session.id) >= bound:
+            raise QueueFull(
+                f"busy: {bound} calls of this browser have not ended"
+                " (DASH_DISPATCH_MAX_SESSION_CALLS); try again later"
+            )
 
     async def _offload(
         self,
@@ -266,6 +283,15 @@ class Sessions:
         offloaded: Offloaded,
         snapshot: RequestSnapshot,
     ) -> None:
+        if message.age_s > self._settings.session_ttl_s and not await self._is_kept(
+            session, message
+        ):
+            # Nobody knows whether it has run: it is not run (again) behind the page's back.
+            text = "The page was away for too long; the result is not kept any more. Ask again."
+            call = call_id(message.page, message.request)
+            lost = failed(Status.EXPIRED, "CallExpired", text, call=call)
+            self._answer(session, message, lost)
+            return
         spec, admission = await self._submitter.submit(
             asked,
             offloaded,
@@ -287,6 +313,16 @@ class Sessions:
             self._answer(session, message, lost)
         else:
             session.awaited.add(spec.id)
+            if spec.on_leave is OnLeave.CANCEL:
+                # It is looked for from now on: this process may not live to say that it has left.
+                self._note_absence(session)
+
+    async def _is_kept(self, session: Session, message: CallMessage) -> bool:
+        """Whether a call that was asked for long ago is known, and its outcome, if it has one."""
+        status = await self._store.status(call_id(message.page, message.request))
+        if status is None or status in ("queued", "started"):
+            return status is not None
+        return await self._store.has_mail(session.id)
 
     def _answer(self, session: Session, message: CallMessage, outcome: Outcome) -> None:
         call = call_id(message.page, message.request)

@@ -52,7 +52,8 @@ NS:libraries               zset    names of component libraries that callbacks h
 NS:callbacks:{side}        set     offloaded callbacks that web and worker know, to tell when
                                    they run different code
 NS:health:{host}           string  arq's note that this host's worker lives; some seconds
-NS:hint:{session}          pubsub  the mailbox has something new
+NS:hint:{session}          pubsub  the mailbox has something new; see ``mail.lua``
+NS:hint:-                  pubsub  users whose logins have ended, for all web processes
 NS:control:{worker}        pubsub  ids of calls that this worker should stop
 =========================  ======  ==============================================================
 
@@ -71,7 +72,7 @@ from typing import Any, Literal, NamedTuple, cast
 import msgspec
 
 from dash_dispatch.config import Settings
-from dash_dispatch.connection import Channels, connect, translated
+from dash_dispatch.connection import EVERYBODY, UNREADABLE, Channels, connect, translated
 from dash_dispatch.errors import CallExpired, DecodeError, PayloadTooLarge, QueueFull
 from dash_dispatch.multiplexer import Multiplexer
 from dash_dispatch.protocol import (
@@ -115,6 +116,9 @@ LIBRARIES = 200
 OVERDUE_BATCH = 200
 """What one sweep takes up at once; the next one follows in a second or two."""
 
+_LAST_ENTRY = f"{2**64 - 1}-{2**64 - 2}"
+"""No entry of a mailbox comes behind this one."""
+
 SCRIPTS = (
     "absent",
     "beat",
@@ -131,6 +135,9 @@ SCRIPTS = (
     "take",
     "trim",
 )
+
+MAILING = frozenset({"emit", "finish", "position"})
+"""Scripts that put entries into mailboxes, by the functions of ``mail.lua``."""
 
 
 class Entry(NamedTuple):
@@ -308,21 +315,18 @@ class Store:
         self._settings = settings
         self.keys = _Keys(settings.namespace)
         self._redis = connect(settings)
-        # A blocking pop holds its connection, and times out by itself long before this.
-        self._blocking = connect(settings, socket_timeout_s=None)
         # What every call needs goes over one connection; what is large or rare, over the pool's.
-        self._shared = Multiplexer(
-            connect(settings, socket_timeout_s=None).connection_pool,
-            {name: _lua(name) for name in SCRIPTS},
-            REPLY_S,
-        )
+        self._pool = connect(settings, socket_timeout_s=None).connection_pool
+        self._shared = Multiplexer(self._pool, {name: _lua(name) for name in SCRIPTS}, REPLY_S)
+        # By the lanes that are waited for: a blocking pop has its connection to itself.
+        self._waiting: dict[tuple[str, ...], Multiplexer] = {}
         self._gates: dict[str, list[str]] = {}
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._shared.close()
+        for link in (self._shared, *self._waiting.values()):
+            await link.close()
         await self._redis.aclose(close_connection_pool=True)
-        await self._blocking.aclose(close_connection_pool=True)
 
     async def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
         return await self._shared.run(name, keys, args)
@@ -403,13 +407,40 @@ class Store:
         meets = bool(spec.instance) and spec.overlap is not Overlap.PARALLEL and runs
         if meets or status != b"ok" or blob is None:
             return None
-        return msgspec.msgpack.decode(blob, type=Outcome)
+        return await self._shared_outcome(spec, blob)
+
+    async def _shared_outcome(self, spec: CallSpec, blob: bytes) -> Outcome | None:
+        """A shared result as it was written down; one that is none is removed."""
+        try:
+            return msgspec.msgpack.decode(blob, type=Outcome)
+        except UNREADABLE as error:
+            logger.error("! shared result of %s dropped: %s", spec.output, type(error).__name__)
+            await self._redis.unlink(self.keys.cached(spec.cache_key))
+            return None
+
+    @translated
+    async def status(self, call: str) -> str | None:
+        """``queued``, ``started``, the outcome it ended with, or None for one that is not known."""
+        found = await self._shared.ask("HGET", self.keys.call(call), "status")
+        return found.decode() if found else None
+
+    @translated
+    async def has_mail(self, session: str) -> bool:
+        """Whether the session has a mailbox that has not expired."""
+        return bool(await self._shared.ask("EXISTS", self.keys.mailbox(session)))
 
     @translated
     async def active(self, session: str) -> list[ActiveCall]:
         """The session's calls that have not ended."""
         found = await cast(Awaitable[list[bytes]], self._redis.hvals(self.keys.active(session)))
-        return [msgspec.json.decode(value, type=ActiveCall) for value in found]
+        known = []
+        for value in found:
+            try:
+                known.append(msgspec.json.decode(value, type=ActiveCall))
+            except UNREADABLE as error:
+                # Somebody else writes to this Redis. The session's own calls can still be ended.
+                logger.error("! a call of a session passed over: %s", type(error).__name__)
+        return known
 
     async def cancel(self, call: str, status: Status = Status.CANCELLED) -> bool:
         """End a call from outside, queued or running. True if it had not ended before.
@@ -452,15 +483,16 @@ class Store:
     # --- a call's life: worker side ------------------------------------------------------------
 
     @translated
-    async def wait_for_work(self, lanes: Iterable[str], timeout_s: float) -> Wake | None:
+    async def wait_for_work(self, lanes: Sequence[str], timeout_s: float) -> Wake | None:
         """Wait for a wake-up in one of the lanes; None when the time ran out."""
+        key = tuple(lanes)
+        if key not in self._waiting:
+            self._waiting[key] = Multiplexer(self._pool, {}, timeout_s + REPLY_S)
         names = {self.keys.wake(lane).encode(): lane for lane in lanes}
-        found = await cast(
-            Awaitable[tuple[bytes, bytes] | None], self._blocking.brpop(list(names), timeout_s)
-        )
+        found = await self._waiting[key].block("BRPOP", *names, timeout_s)
         if found is None:
             return None
-        call, _, gate = found[1].decode().partition(" ")
+        call, _, gate = _name(found[1]).partition(" ")
         return Wake(names[found[0]], call, gate)
 
     @translated
@@ -536,9 +568,9 @@ class Store:
             )
             if not complete:
                 found = await cast(Awaitable[set[bytes]], self._redis.smembers(keys.gates(lane)))
-                gates = self._gates[lane] = [gate.decode() for gate in found]
+                gates = self._gates[lane] = [_name(gate) for gate in found]
             if complete or ids:
-                return [call.decode() for call in ids]
+                return [_name(call) for call in ids]
 
     @translated
     async def start(self, worker: str, call: str) -> Claimed | None:
@@ -593,7 +625,9 @@ class Store:
             ],
         )
         if word == b"outcome":
-            return msgspec.msgpack.decode(rest[0], type=Outcome)
+            known = await self._shared_outcome(spec, rest[0])
+            # One that is none has been removed, and this call is asked about as if it were new.
+            return known or await self.lead(worker, spec)
         if word == b"follow":
             await self._knock(spec.gate)
         return cast(Literal["lead", "follow", "late"], word.decode())
@@ -711,7 +745,7 @@ class Store:
         """
         if gate:
             found = await self._shared.ask("SMEMBERS", self.keys.lanes(gate))
-            lanes = {lane.decode() for lane in found} - {known}
+            lanes = {_name(lane) for lane in found} - {known}
             if lanes:
                 await self.nudge(lanes)
 
@@ -797,7 +831,7 @@ class Store:
                 OVERDUE_BATCH,
             ],
         )
-        names = ([name.decode() for name in found] for found in overdue)
+        names = ([_name(name) for name in found] for found in overdue)
         return Beat(bool(alive), claimed, Overdue(*names))
 
     @translated
@@ -853,10 +887,10 @@ class Store:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hdel(keys.running(worker), call)
             if gate:
-                pipe.zrem(keys.slots(gate.decode()), call)
+                pipe.zrem(keys.slots(_name(gate)), call)
             await pipe.execute()
         if gate:
-            await self._knock(gate.decode())
+            await self._knock(_name(gate))
 
     @translated
     async def ended(self, calls: Iterable[str]) -> list[str]:
@@ -883,7 +917,7 @@ class Store:
         members = await cast(Awaitable[list[bytes]], self._redis.hkeys(self.keys.running(worker)))
         found = []
         for member in members:
-            call = member.decode()
+            call = _name(member)
             attempt = await cast(
                 Awaitable[bytes | None], self._redis.hget(self.keys.call(call), "attempt")
             )
@@ -913,7 +947,7 @@ class Store:
     async def known_callbacks(self, side: str) -> set[str]:
         """What `publish_callbacks` wrote; empty when that side has not started yet."""
         members = await cast(Awaitable[set[bytes]], self._redis.smembers(self.keys.callbacks(side)))
-        return {member.decode() for member in members}
+        return {_name(member) for member in members}
 
     @translated
     async def add_libraries(self, names: Sequence[str]) -> None:
@@ -929,7 +963,7 @@ class Store:
     async def libraries(self) -> list[str]:
         """What `add_libraries` wrote."""
         found = await self._redis.zrange(self.keys.libraries, 0, -1)
-        return [name.decode() for name in found]
+        return [_name(name) for name in found]
 
     # --- browsers that have gone ---------------------------------------------------------------
 
@@ -956,7 +990,7 @@ class Store:
     async def announced(self, count: int) -> list[str]:
         """Ids of calls whose pages want to know their position, the oldest ``count``."""
         found = await self._redis.zrange(self.keys.announced, 0, count - 1)
-        return [call.decode() for call in found]
+        return [_name(call) for call in found]
 
     @translated
     async def announced_spec(self, call: str) -> CallSpec | None:
@@ -985,7 +1019,7 @@ class Store:
         for offer in offers:
             for lane, count in msgspec.json.decode(offer, type=dict[str, int]).items():
                 capacity[lane] = capacity.get(lane, 0) + count
-        return {name.decode(): int(ms) / 1000 for name, ms in durations.items()}, capacity
+        return {_name(name): int(ms) / 1000 for name, ms in durations.items()}, capacity
 
     @translated
     async def tell_position(self, spec: CallSpec, position: int, updates: Sequence[bytes]) -> bool:
@@ -1033,13 +1067,26 @@ class Store:
     async def read(self, session: str, cursor: str | None, count: int) -> list[Entry]:
         """The mailbox's entries after the cursor, in order, at most ``count``."""
         start = f"({cursor}" if cursor else "-"
-        found = await self._shared.ask(
-            "XRANGE", self.keys.mailbox(session), start, "+", "COUNT", count
-        )
-        return [
-            await self._entry(id_.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
-            for id_, fields in found
-        ]
+        while True:
+            found = await self._shared.ask(
+                "XRANGE", self.keys.mailbox(session), start, "+", "COUNT", count
+            )
+            entries = [
+                entry
+                for id_, fields in found
+                if (entry := await self._readable(session, id_.decode(), fields)) is not None
+            ]
+            if entries or not found:
+                return entries
+
+    async def _readable(self, session: str, id_: str, fields: list[bytes]) -> Entry | None:
+        try:
+            return await self._entry(id_, dict(zip(fields[::2], fields[1::2], strict=True)))
+        except UNREADABLE as error:
+            # Somebody else writes to this Redis. It must not stand before the mail behind it.
+            logger.error("! mailbox entry %s dropped: %s", id_, type(error).__name__)
+            await self._redis.xdel(self.keys.mailbox(session), id_)
+            return None
 
     async def _entry(self, id_: str, fields: Mapping[bytes, bytes]) -> Entry:
         aside = b"a" in fields
@@ -1069,7 +1116,42 @@ class Store:
         """Remove a mailbox that nobody will read (a plain POST that is over)."""
         await self._redis.delete(self.keys.mailbox(session), self.keys.active(session))
 
+    @translated
+    async def empty(self, session: str) -> None:
+        """Remove all that waits in a mailbox: whom it was for has no right to it any more."""
+        await self.trim(session, _LAST_ENTRY)
+
+    @staticmethod
+    def hinted(hint: bytes) -> tuple[str, Entry] | None:
+        """The entry that a hint brings along, and the id of the one before it in the mailbox.
+
+        Most mailboxes get one small entry at a time, and whoever has the one before needs not ask.
+        None when the hint brings none, or it stands aside.
+        """
+        if not hint:
+            return None
+        head, _, rest = hint.partition(b"\n")
+        fields, at = {}, 0
+        try:
+            before, id_, *lengths = head.split()
+            for word in lengths:
+                end = at + int(word[1:])
+                fields[word[:1]] = rest[at:end]
+                at = end
+            if not fields or b"a" in fields:
+                return None
+            event = _event_from(fields, fields.get(b"b", b""))
+            return before.decode(), Entry(id_.decode(), event, False)
+        except UNREADABLE:
+            # Not one of ours. The mailbox itself is asked.
+            return None
+
     # --- notifications -------------------------------------------------------------------------
+
+    @translated
+    async def end_login(self, user: str) -> None:
+        """Tell all web processes that the logins of a user have ended."""
+        await self._redis.publish(self.keys.hint(EVERYBODY), user)
 
     def hints(self) -> "Channels":
         """The hint channels of sessions that this process serves."""
@@ -1080,8 +1162,17 @@ class Store:
         return Channels(self._settings, self.keys.control)
 
 
+def _name(value: bytes) -> str:
+    """A name in a record that all share. One that is none is nobody's, and stops nobody else."""
+    return value.decode(errors="replace")
+
+
 def _lua(name: str) -> str:
-    return resources.files("dash_dispatch").joinpath("lua", f"{name}.lua").read_text("utf-8")
+    folder = resources.files("dash_dispatch").joinpath("lua")
+    text = folder.joinpath(f"{name}.lua").read_text("utf-8")
+    if name in MAILING:
+        text = folder.joinpath("mail.lua").read_text("utf-8") + text
+    return text
 
 
 def _shared(spec: CallSpec, outcome: Outcome) -> tuple[int | str, bytes]:
@@ -1124,5 +1215,14 @@ def _event_from(fields: Mapping[bytes, bytes], body: bytes) -> Event:
             question=question,
             direct=fields.get(b"n", b"").decode(),
         )
-    outcome = Outcome(Status(fields[b"s"].decode()), body, fields.get(b"h", b""))
-    return Event(page, request, call, outcome)
+    return Event(page, request, call, _outcome_from(fields, body, call))
+
+
+def _outcome_from(fields: Mapping[bytes, bytes], body: bytes, call: str) -> Outcome:
+    word = fields[b"s"].decode()
+    try:
+        return Outcome(Status(word), body, fields.get(b"h", b""))
+    except ValueError:
+        # Not to be raised: it would end every connection of a page that reads its mailbox.
+        text = f"The outcome {word!r} of a later release is not known to this one."
+        return failed(Status.FAILED, "UnsupportedVersion", text, call=call)

@@ -28,6 +28,7 @@ from dash_dispatch.protocol import (
     Status,
     call_id,
     decode_callback_body,
+    legible,
 )
 from dash_dispatch.store import Admission, Store
 from dash_dispatch.threads import Threads
@@ -63,7 +64,7 @@ class Asked:
             raise BadRequest(str(error)) from error
         entry = bridge.entry_of(app, body.output)
         if entry is None:
-            raise NotOffloaded(f"this app has no callback for {body.output!r}")
+            raise NotOffloaded(f"this app has no callback for '{legible(body.output)}'")
         _check_shape(body, entry)
         self.raw = raw
         self.body = body
@@ -90,13 +91,13 @@ def _check_shape(body: CallbackBody, entry: dict[str, Any]) -> None:
     ):
         if len(given) != len(wanted):
             raise BadRequest(
-                f"the callback {body.output!r} has {len(wanted)} {what}; got {len(given)}"
+                f"the callback '{legible(body.output)}' has {len(wanted)} {what}; got {len(given)}"
             )
         for item in given:
             if not _is_dependency(item):
                 raise BadRequest(f"not a component's property among the {what}")
     if not bridge.outputs_match(entry, body.outputs):
-        raise BadRequest(f"the outputs are not those of the callback {body.output!r}")
+        raise BadRequest(f"the outputs are not those of the callback '{legible(body.output)}'")
 
 
 def _is_dependency(item: object) -> bool:
@@ -113,13 +114,22 @@ class Submitter:
         store: Where calls are written down.
         settings: Limits.
         threads: Where user code runs that is asked before (``Dash(user=)``, ``cache_by``).
+        announced: Called when a call waits whose page wants to know its position.
     """
 
-    def __init__(self, app: Any, store: Store, settings: Settings, threads: Threads) -> None:
+    def __init__(
+        self,
+        app: Any,
+        store: Store,
+        settings: Settings,
+        threads: Threads,
+        announced: Callable[[], None] | None = None,
+    ) -> None:
         self._app = app
         self._store = store
         self._settings = settings
         self._threads = threads
+        self._announced = announced
 
     async def submit(
         self,
@@ -164,6 +174,7 @@ class Submitter:
             user=who.turns,
             cache_key=await self._cache_key(call, asked, offloaded, snapshot, who.cache),
             on_start=bridge.queued_done(asked.entry, asked.body) if stream else (),
+            code_version=self._settings.code_version,
             **limits(
                 offloaded.options, offloaded.gate, offloaded.executor, self._settings.timeout_s
             ),
@@ -176,6 +187,8 @@ class Submitter:
         admission = await self._store.create(spec, match=canonical(match) if match else "")
         if admission.created:
             logger.debug("→ %s accepted for %s", spec.id, spec.lane, extra={"call_id": spec.id})
+            if spec.on_start and self._announced is not None:
+                self._announced()
         await self._stop(admission.superseded)
         return spec, admission
 

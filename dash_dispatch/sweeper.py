@@ -100,12 +100,17 @@ class Sweeper:
         return 0
 
     async def _see_off(self, session: str) -> int:
-        """A session without a connection to the process that it was last seen by."""
+        """A session that may have left: when its connection ended, or since it was looked for."""
+        calls = await self._store.active(session)
+        ends = [call for call in calls if call.on_leave is OnLeave.CANCEL]
+        if ends and await self._store.is_present(session):
+            # Its web process may die together with it, and then nobody says that it has left.
+            await self._store.absent(session)
+            return 0
         count = 0
-        if not await self._store.is_present(session):
-            for call in await self._store.active(session):
-                if call.on_leave is OnLeave.CANCEL and await self._store.cancel(call.id):
-                    logger.info("⊘ %s: its page has gone", call.id, extra={"call_id": call.id})
-                    count += 1
+        for call in ends:
+            if await self._store.cancel(call.id):
+                logger.info("⊘ %s: its page has gone", call.id, extra={"call_id": call.id})
+                count += 1
         await self._store.forget_absence(session)
         return count

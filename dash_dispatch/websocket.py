@@ -41,6 +41,10 @@ or away. It comes back with its cursor, and has lost nothing."""
 
 HELLO_S = 10.0
 CLOSE_REFUSED, CLOSE_ORIGIN, CLOSE_PROTOCOL, CLOSE_RETRY = 4001, 4003, 4002, 4013
+CLOSE_SILENT = 4008
+
+CLOSE_S = 5.0
+"""A browser that does not read cannot be told: it is left to TCP after this long."""
 
 
 class Connection:
@@ -56,7 +60,7 @@ class Connection:
         self._queue: list[tuple[Mark, bytes]] = []
         self._numbers = 0
         self.takes_pieces = False
-        self.wake = asyncio.Event()
+        self.wake = tasks.Flag()
 
     def send(self, event: Event) -> int:
         """Queue a direct event; returns its number."""
@@ -106,7 +110,8 @@ async def serve(app: Any, runtime: Runtime) -> None:
 async def _close(code: int, reason: str) -> None:
     # The other side may be gone already: then there is nothing to tell.
     with contextlib.suppress(Exception):
-        await websocket.close(code, reason)
+        async with asyncio.timeout(CLOSE_S):
+            await websocket.close(code, reason)
 
 
 async def _converse(app: Any, runtime: Runtime, services: Services) -> None:
@@ -164,14 +169,30 @@ async def _exchange(
     stopping = runtime.stopping()
     if stopping is not None:
         running.append(asyncio.create_task(_wait(stopping)))
+    if guards.has_logins(app):
+        running.append(asyncio.create_task(_end_with_login(app, services, session)))
     try:
         await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     finally:
         results = await tasks.end(running)
     for result in results:
-        # Silence ends a connection like its loss; a cancellation is no `Exception`.
-        if isinstance(result, Exception) and not isinstance(result, TimeoutError):
+        # A cancellation is no `Exception`.
+        if isinstance(result, TimeoutError):
+            logger.info("websocket closed: silent for %g s", SILENCE_S)
+            await _close(CLOSE_SILENT, f"nothing heard for {SILENCE_S:g} s")
+        elif isinstance(result, Exception):
             raise result
+
+
+async def _end_with_login(app: Any, services: Services, session: Session) -> None:
+    """Close the connection when the login ends that it came in with."""
+    logins = services.logins
+    snapshot = guards.snapshot(app, websocket)
+    with logins.watch(await logins.identify(snapshot), snapshot) as login:
+        rejection = await guards.login_ends(app, websocket, logins, login)
+    session.outbox.forget()
+    await services.store.empty(session.id)
+    await _close(*rejection)
 
 
 async def _hear() -> ClientMessage:
@@ -236,8 +257,11 @@ async def _send_news(
 
 async def _wait_for_news(session: Session, connection: Connection, reader: MailboxReader) -> None:
     """A page that waits for an outcome looks for itself now and then; an idle one costs nothing."""
+    if not session.awaited:
+        await connection.wake.wait()
+        return
     try:
-        async with asyncio.timeout(FALLBACK_S if session.awaited else None):
+        async with asyncio.timeout(FALLBACK_S):
             await connection.wake.wait()
     except TimeoutError:
         reader.wake()

@@ -8,13 +8,15 @@ Importing this module reads the settings, imports the app and asks Redis, so tha
 is said in words before anything runs. arq reads the names at the bottom.
 """
 
+import asyncio
 import logging
 import sys
+from typing import Any, cast
 
 from arq.connections import RedisSettings
 
 from dash_dispatch import bridge, connection
-from dash_dispatch.config import Settings
+from dash_dispatch.config import SentinelUrl, Settings
 from dash_dispatch.engine import Engine
 from dash_dispatch.errors import ConfigError, DispatchError, StoreError
 from dash_dispatch.loading import load_app
@@ -49,8 +51,30 @@ def _log_to_stderr() -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
         package.addHandler(handler)
         package.setLevel(logging.INFO)
-    # A line per job of its own, with nothing that ours do not say.
-    logging.getLogger("arq.worker").addFilter(lambda record: record.levelno >= logging.WARNING)
+    # A line per job of its own, with nothing that ours do not say; and for a call that is stopped
+    # with its worker, which is no mistake, a traceback.
+    logging.getLogger("arq.worker").addFilter(_says_more)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    kind = record.exc_info[0] if record.exc_info else None
+    stopped = kind is not None and issubclass(kind, asyncio.CancelledError)
+    return record.levelno >= logging.WARNING and not stopped
+
+
+def _redis_settings(url: str) -> RedisSettings:
+    """What ``arq --check`` connects with; the worker has its own connections."""
+    named = SentinelUrl.read(url)
+    if named is None:
+        return RedisSettings.from_dsn(url)
+    return RedisSettings(
+        host=list(named.sentinels),
+        sentinel=True,
+        sentinel_master=named.service,
+        database=named.db,
+        ssl=named.secure,
+        **cast(Any, named.login),
+    )
 
 
 try:
@@ -62,7 +86,7 @@ _log_to_stderr()
 _arq = _engine.arq_settings()
 functions = _arq["functions"]
 redis_pool = _arq["redis_pool"]
-redis_settings = RedisSettings.from_dsn(_settings.redis_url.get_secret_value())  # type: ignore[union-attr]
+redis_settings = _redis_settings(_settings.redis_url.get_secret_value())  # type: ignore[union-attr]
 queue_name = _arq["queue_name"]
 on_startup = _arq["on_startup"]
 on_shutdown = _arq["on_shutdown"]

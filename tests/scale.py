@@ -4,5 +4,5 @@ import os
 
 
 def scaled(small: int, full: int) -> int:
-    """``full`` when the environment variable ``TEST_SCALE`` is "full" (``make chaos``), else ``small``."""
+    """``full`` when ``TEST_SCALE=full`` is in the environment (``make chaos``), else ``small``."""
     return full if os.environ.get("TEST_SCALE") == "full" else small

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from benchmarks.measures import Result
 from benchmarks.rows import (
     browser,
+    fanout,
     http,
     idle,
     imports,
@@ -29,6 +30,7 @@ ROWS: dict[str, Callable[[Bench], Result]] = {
     "idle": idle.run,
     "large": large.run,
     "updates": updates.run,
+    "fanout": fanout.run,
     "pages": pages.run,
     "imports": imports.run,
     "browser": browser.run,

@@ -82,9 +82,9 @@ def run(bench: Bench) -> Result:
     # Only this row needs a browser.
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
-    program = shutil.which("chromium")
+    program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if program is None:
-        raise StartError("chromium is not installed (scripts/system-deps names the package)")
+        raise StartError("Chromium is not installed (scripts/system-deps names the package)")
     settings = QUICK if bench.quick else FULL
     ours = bench.dash_dispatch(app="buttons")
     measures = {name: Measure(label, "ms") for name, label in LABELS.items()}

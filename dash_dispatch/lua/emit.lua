@@ -14,10 +14,10 @@ local first, known = tonumber(ARGV[3]), tonumber(call[3] or 0)
 local last = first + #ARGV - 10
 if last <= known then return 'ok' end
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[4]) then return 'full' end
+local entries = {}
 for number = math.max(first, known + 1), last do
-  redis.call('XADD', KEYS[2], '*', 'p', ARGV[7], 'r', ARGV[8], 'c', ARGV[1], 'd', ARGV[10 + number - first])
+  entries[#entries + 1] = {'p', ARGV[7], 'r', ARGV[8], 'c', ARGV[1], 'd', ARGV[10 + number - first]}
 end
-redis.call('PEXPIRE', KEYS[2], ARGV[5])
+post(KEYS[2], entries, ARGV[5], ARGV[6])
 redis.call('HSET', KEYS[1], 'events', last)
-redis.call('PUBLISH', ARGV[6], '')
 return 'ok'

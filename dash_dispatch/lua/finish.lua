@@ -81,15 +81,16 @@ for i = 15 + owed, #ARGV, 2 do
   end
 end
 -- They are a call's first updates. Of a superseded one, the later run has them.
+local entries = {}
 if not superseded and tonumber(call[5] or 0) < owed then
   local whose = {}
   for i = 1, #entry, 2 do whose[entry[i]] = entry[i + 1] end
   for i = 15, 14 + owed do
-    redis.call('XADD', KEYS[2], '*', 'p', whose['p'], 'r', whose['r'], 'c', id, 'd', ARGV[i])
+    entries[#entries + 1] = {'p', whose['p'], 'r', whose['r'], 'c', id, 'd', ARGV[i]}
   end
 end
-redis.call('XADD', KEYS[2], '*', unpack(entry))
-redis.call('PEXPIRE', KEYS[2], ARGV[5])
+entries[#entries + 1] = entry
+post(KEYS[2], entries, ARGV[5], ARGV[6])
 redis.call('HSET', KEYS[1], 'status', status)
 -- What the call was asked with may be large or private, and nobody needs it any more. What is left
 -- keeps a request that is sent again from being run again, for as long as its page may come back.
@@ -97,7 +98,6 @@ redis.call('HDEL', KEYS[1], 'spec', 'place', 'retries', 'events', 'created_ms', 
   'position', 'supersedes')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('HDEL', KEYS[3], id)
-redis.call('PUBLISH', ARGV[6], '')
 
 if call[1] == 'queued' then
   redis.call('ZREM', KEYS[4], id)

@@ -15,9 +15,7 @@ if call[2] and tonumber(call[2]) <= tonumber(ARGV[2]) then return 1 end
 redis.call('HSET', KEYS[1], 'position', ARGV[2])
 -- A page that does not read will not miss this.
 if redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[3]) then return 1 end
-for i = 9, #ARGV do
-  redis.call('XADD', KEYS[3], '*', 'p', ARGV[6], 'r', ARGV[7], 'c', ARGV[1], 'd', ARGV[i])
-end
-redis.call('PEXPIRE', KEYS[3], ARGV[4])
-redis.call('PUBLISH', ARGV[5], '')
+local entries = {}
+for i = 9, #ARGV do entries[#entries + 1] = {'p', ARGV[6], 'r', ARGV[7], 'c', ARGV[1], 'd', ARGV[i]} end
+if #entries > 0 then post(KEYS[3], entries, ARGV[4], ARGV[5]) end
 return 1

@@ -1075,14 +1075,26 @@
             if (this.#calls.has(requestId)) {
                 return; // the page has attached again, and repeats what it waits for
             }
-            const call = {page: page.id, request: requestId, payload, sent: false};
+            const call = {
+                page: page.id,
+                request: requestId,
+                payload,
+                sent: false,
+                // The clock on the wall: others may stand still while the machine sleeps.
+                askedAt: Date.now()
+            };
             this.#calls.set(requestId, call);
             this.#sendCall(call);
         }
 
         #sendCall(call) {
             const {page, request, payload} = call;
-            const sent = this.#link.send({type: 'call', page, request, payload});
+            const message = {type: 'call', page, request, payload};
+            if (call.sent) {
+                // The server knows it, or has forgotten it: then it is not to be run again.
+                message.age_s = Math.max(0, (Date.now() - call.askedAt) / 1000);
+            }
+            const sent = this.#link.send(message);
             call.sent = call.sent || sent;
         }
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.browser.proxy import Proxy
 from tests.browser.tab import Gates, Tab
-from tests.programs import require_program
+from tests.programs import require_chromium
 from tests.stack import RedisServer, Stack
 
 CHROMIUM_ARGUMENTS = [
@@ -54,7 +54,7 @@ def show_on_failure(request: pytest.FixtureRequest, title: str, say: Callable[[]
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium, one for all tests here."""
-    executable = require_program("chromium")
+    executable = require_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
         try:

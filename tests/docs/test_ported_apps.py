@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.browser.conftest import CHROMIUM_ARGUMENTS
 from tests.docs.pages import ROOT
-from tests.programs import require_program
+from tests.programs import require_chromium
 from tests.stack import Proc, RedisServer, Stack, free_port, wait_for
 
 PORTED = ROOT / "examples" / "ported"
@@ -173,7 +173,7 @@ APPS: dict[str, tuple[Callable[[User], None], int]] = {
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """The browser of these tests."""
-    executable = require_program("chromium")
+    executable = require_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
         try:

@@ -1,5 +1,8 @@
 """Real processes that are killed, stopped and restarted while calls run. Nothing is lost."""
 
+import asyncio
+import contextlib
+import itertools
 import re
 import signal
 import time
@@ -11,14 +14,19 @@ import httpx
 import psutil
 import pytest
 
+from tests.chaos.leftovers import tell
 from tests.client import LongPollClient, WebsocketClient, http, post, written
 from tests.conftest import StackFactory
+from tests.scale import scaled
 from tests.stack import Proc, RedisServer, Stack, eventually, wait_for
 
 pytestmark = pytest.mark.faults
 
-LEASE_S = 2.0
-"""The shortest time in which a test can tell a lost worker from a slow machine."""
+LEASE_S = float(scaled(2, 10))
+"""The shortest time in which a test can tell a lost worker from a slow machine; in full, the
+default."""
+NOTICED_S = max(LEASE_S, 4.0)
+"""A call of a worker that is killed has its outcome within this."""
 
 
 @pytest.fixture
@@ -95,7 +103,11 @@ async def test_calls_of_a_killed_worker(make_stack: StackFactory, tag: str) -> N
             outcome = await client.outcome(request, 2 * LEASE_S)
             assert outcome["status"] == "error"
             assert "lost" in outcome["message"]
-        assert time.monotonic() - killed < 2 * LEASE_S
+        took_s = time.monotonic() - killed
+        tell(
+            f"both lost calls had their outcome {took_s:.2f} s after the kill (lease {LEASE_S:g} s)"
+        )
+        assert took_s < NOTICED_S
         for number in range(3):
             assert (await client.children(f"queued {number}")).startswith(f"{tag}q{number}")
         assert rescuer.process.poll() is None
@@ -218,8 +230,15 @@ async def test_a_worker_that_is_asked_to_stop(
         go(stack, f"{tag}q1", f"{tag}q2")
 
         old.signal(number)
-        new = stack.worker()
+        await eventually(lambda: "stops:" in old.log, "it has heard")
+        # A slot that becomes free is not filled again.
+        await client.call("q3", "held-async.children", f"{tag}q3")
+        go(stack, f"{tag}l")
+        assert (await client.children("l")).startswith(tag)
+        new = await asyncio.to_thread(stack.worker)
         below = descendants(new)
+        assert await notes(stack, f"{tag}q3") == new.pid
+        go(stack, f"{tag}q3")
 
         # The new one takes what waits while the old one still finishes.
         for request in ("q1", "q2"):
@@ -255,26 +274,41 @@ async def test_a_worker_whose_grace_ends(make_stack: StackFactory, tag: str) -> 
         await eventually(lambda: not alive(pid), "its process ends", 5)
 
 
-async def test_deploys_under_load_lose_nothing(make_stack: StackFactory) -> None:
-    """Workers are replaced while calls keep coming."""
-    stack = make_stack("wire", lease_s="30", concurrency="4")
+@pytest.mark.timeout(scaled(120, 900))
+async def test_a_rolling_deploy_under_steady_load_fails_no_call(make_stack: StackFactory) -> None:
+    """Each worker in turn is replaced by a new one, and asked to stop; calls keep coming."""
+    stack = make_stack("chaotic", lease_s="30", concurrency="4")
     (address,) = stack.up(workers=2)
-    count = 0
     async with WebsocketClient(address) as client:
-        for _ in range(2):
-            oldest = next(worker for worker in stack.workers if worker.process.poll() is None)
-            for _ in range(150):
-                await client.call(f"{count}", "echo.children", count)
-                count += 1
-            oldest.signal(signal.SIGTERM)
-            for _ in range(150):
-                await client.call(f"{count}", "echo.children", count)
-                count += 1
-            stack.worker(wait=False)
-        for number in range(count):
-            assert await client.children(f"{number}") == number
+        load = asyncio.create_task(ask_steadily(client))
+        for old in range(scaled(2, 12)):
+            await asyncio.to_thread(stack.worker)
+            process = stack.workers[old].process
+            process.send_signal(signal.SIGTERM)
+            await eventually(lambda: process.poll() is not None, "it ends", 30)  # noqa: B023 - at once
+            assert process.returncode == 0
+        load.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await load
+        await client.until(lambda: not client.pending, "all outcomes", 30)
+        asked = list(client.seen.outcomes)
+        for request in asked:
+            assert await client.children(request) == request
         assert not client.seen.strays
         assert not client.seen.duplicates
+    runs = [line.split()[0] for line in (stack.folder / "runs").read_text().splitlines()]
+    assert sorted(runs) == sorted(asked), "each ran once"
+    tell(f"{len(asked)} calls in {old + 1} deploys, all ok, each ran once")
+    assert len(asked) > 100
+    assert not any("Traceback" in worker.log for worker in stack.workers)
+
+
+async def ask_steadily(client: WebsocketClient) -> None:
+    """Until cancelled: a call every 20 ms, of each kind in turn."""
+    for number in itertools.count():
+        kind = ("loop", "thread", "stream", "process", "limited", "stream-process")[number % 6]
+        await client.call(f"{kind}-{number}", f"{kind}.children", [f"{kind}-{number}", 0.05])
+        await asyncio.sleep(0.02)
 
 
 # --- web processes ------------------------------------------------------------------------------
@@ -445,27 +479,12 @@ async def test_a_worker_outlives_a_long_absence_of_redis(
         assert stack.workers[0].process.poll() is None, stack.workers[0].log[-2000:]
 
 
-async def test_a_clock_that_is_behind(make_stack: StackFactory, tmp_path: Path) -> None:
-    """Of a worker's machine, by an hour: Redis' clock is the only one that counts."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import time\nreal = time.time\ntime.time = lambda: real() - 3600\n"
-    )
-    stack = make_stack("wire", lease_s=str(LEASE_S))
-    stack.worker()
-    (tmp_path / "sitecustomize.py").unlink()
-    address = stack.web()
-    async with WebsocketClient(address) as client:
-        for number in range(20):
-            await client.call(f"{number}", "echo.children", number)
-        for number in range(20):
-            assert await client.children(f"{number}", 5) == number
-
-
 async def test_redis_pauses_for_longer_than_the_lease(
     make_stack: StackFactory, own_redis: RedisServer, tag: str
 ) -> None:
     """Time in which nobody could renew a lease does not count against the workers."""
-    stack = make_stack("wire", redis_server=own_redis, lease_s=str(LEASE_S))
+    # Each of the workers has calls to lose, whichever is heard first afterwards.
+    stack = make_stack("wire", redis_server=own_redis, lease_s=str(LEASE_S), concurrency="3")
     (address,) = stack.up(workers=2)
     async with WebsocketClient(address) as client:
         for number in range(4):

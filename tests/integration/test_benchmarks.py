@@ -11,7 +11,7 @@ from benchmarks.measures import Result
 from benchmarks.report import summary
 from benchmarks.rows import ROWS
 from tests.deployment import ROOT
-from tests.programs import require_program
+from tests.programs import require_chromium, require_program
 
 TARGETS = {"latency", "stall", "scaling", "idle", "large", "pages", "imports"}
 """Rows with a target that is judged without a peer."""
@@ -20,7 +20,7 @@ TARGETS = {"latency", "stall", "scaling", "idle", "large", "pages", "imports"}
 @pytest.mark.timeout(180)
 def test_every_row_runs_and_measures_something() -> None:
     require_program("redis-server")
-    require_program("chromium")
+    require_chromium()
     command = [sys.executable, "-m", "benchmarks", "--quick", "--no-peers"]
 
     done = subprocess.run(

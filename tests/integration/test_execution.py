@@ -196,8 +196,8 @@ async def test_without_a_pool_a_process_is_a_thread(worker: Worker) -> None:
     [
         ("fails", Executor.THREAD, Status.FAILED, "ValueError", "why"),
         ("exits", Executor.LOOP, Status.FAILED, "SystemExit", r"sys.exit(3)"),
-        ("unknown", Executor.THREAD, Status.FAILED, "LookupError", "does not know the callback"),
-        ("unknown", Executor.LOOP, Status.FAILED, "LookupError", "does not know the callback"),
+        ("unknown", Executor.THREAD, Status.FAILED, "UnknownCode", "does not know the callback"),
+        ("unknown", Executor.LOOP, Status.FAILED, "UnknownCode", "does not know the callback"),
         ("asks", Executor.LOOP, Status.FAILED, "NotImplementedError", "take it as State"),
     ],
 )

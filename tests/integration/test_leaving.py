@@ -74,7 +74,7 @@ async def test_who_is_served_by_another_process_has_not_left(
         await leaves(store, raw)
         assert await store.is_present("s1")
         assert await sweeper.sweep() == 0
-    assert not await raw.exists(store.keys.absent), "its next absence is another one"
+    assert await raw.zscore(store.keys.absent, "s1") > 1, "it is looked for again, later"
     await relay.close()
     await leaves(store, raw)
     assert await sweeper.sweep() == 1
@@ -123,6 +123,13 @@ class Site:
             f"{self.stack.namespace}:absent", 0, -1
         )
         return found
+
+    def looked_for(self) -> float:
+        """When the session that is looked for last will be looked for, in ms."""
+        found = self.stack.redis.client().zrange(
+            f"{self.stack.namespace}:absent", -1, -1, withscores=True
+        )
+        return float(found[0][1]) if found else 0.0
 
     def status(self, call: str) -> str:
         found = self.stack.redis.client().hget(f"{self.stack.namespace}:call:{call}", "status")
@@ -231,6 +238,23 @@ async def test_a_browser_that_does_not_come_back(
     await eventually(lambda: not site.absent(), "all is done")
 
 
+async def test_a_browser_that_goes_together_with_its_web_process(
+    site: Site, tags: Callable[[str], str]
+) -> None:
+    """Killed at the same moment: nobody is left to say that it has gone."""
+    client = WebsocketClient(site.stack.web())
+    web = site.stack.webs[-1]
+    await client.connect()
+    ends, stays = tags("ends"), tags("stays")
+    for tag in (ends, stays):
+        await ask(client, site, tag)
+    await eventually(lambda: site.has(ends, "started"), "it runs")
+    web.kill()
+    await client.cut()
+    await eventually(lambda: site.has(ends, "cancelled"), "it is ended")
+    assert not site.has(stays, "cancelled")
+
+
 async def test_a_browser_that_comes_back_in_time(
     site: Site, make_client: MakeClient, tags: Callable[[str], str]
 ) -> None:
@@ -241,8 +265,8 @@ async def test_a_browser_that_comes_back_in_time(
         await client.cut()
         await eventually(site.absent, "its absence is noted")
         await client.connect(site.second)
-        if isinstance(client, WebsocketClient):
-            await eventually(lambda: not site.absent(), "its absence is over")
+        noted = site.looked_for()
+        await eventually(lambda: site.looked_for() > noted, "it was looked for, and found")
         assert site.status(call) == "started"
         site.go(tag)
         assert await client.children(tag) == tag

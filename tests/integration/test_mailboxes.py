@@ -1,14 +1,16 @@
 """The two sides of a mailbox in a web process: what goes in (outbox), and who is woken (relay)."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from dash_dispatch import StoreUnavailable
 from dash_dispatch.outbox import Outbox
 from dash_dispatch.protocol import Event, Outcome, Status
-from dash_dispatch.relay import BATCH_ENTRIES, Relay
+from dash_dispatch.relay import BATCH_ENTRIES, MailboxReader, Relay
 from dash_dispatch.store import Store
 from tests.integration import test_store
 from tests.integration.conftest import StoreFactory
@@ -255,6 +257,86 @@ async def test_an_acknowledged_large_result_is_not_kept(
         (entry,) = await reader.read()
         await reader.acknowledge(entry.id)
     assert await mail(small) == []
+
+
+async def xranges(raw: Any) -> int:
+    """How often a mailbox has been read, by this Redis' count."""
+    found = await raw.info("commandstats")
+    return int(found.get("cmdstat_xrange", {"calls": 0})["calls"])
+
+
+async def settled(reader: MailboxReader) -> None:
+    """Has read what a reader is told at its beginning, and with the subscription."""
+    while await reader.news(0.1):
+        await reader.read()
+
+
+async def test_a_small_entry_comes_with_its_hint(store: Store, relay: Relay, raw: Any) -> None:
+    """Most results need no question to Redis."""
+    call = await test_store.started(store, test_store.spec(session="s"))
+    async with await relay.attach("s", None) as reader:
+        await settled(reader)
+        asked = await xranges(raw)
+
+        await store.emit("w1", call, 1, ['{"é":"ü"}'.encode()])
+        assert await reader.news(5)
+        (first,) = await reader.read()
+        await reader.acknowledge(first.id)
+        await store.finish("w1", call, Outcome(Status.OK, b"{}", b'{"cookies":[]}'))
+        assert await reader.news(5)
+        (second,) = await reader.read()
+
+        assert await xranges(raw) == asked + 1, "but that of the acknowledgement"
+        assert not reader.has_news
+        assert [first, *await store.read("s", first.id, 10)] == [first, second]
+        assert first.event.props == '{"é":"ü"}'.encode()
+        assert second.event.outcome == Outcome(Status.OK, b"{}", b'{"cookies":[]}')
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_whatever_hints_say_all_is_read_once_and_in_order(
+    make_store: StoreFactory, relay: Relay, seed: int
+) -> None:
+    """Entries alone and in groups, small, large and aside, hints that are lost and forged."""
+    chance = random.Random(seed)
+    store = make_store(inline_result_bytes=20_000)
+    call = await test_store.started(store, test_store.spec(session="s"))
+    sizes = {"small": 10, "large": 10_000}
+    said: list[bytes] = []
+    got: list[bytes] = []
+
+    async def say() -> None:
+        for _ in range(60):
+            await asyncio.sleep(0)
+            what = chance.choice(["small", "small", "small", "group", "large", "lost", "forged"])
+            if what == "forged":
+                await store._redis.publish(store.keys.hint("s"), chance.randbytes(30))
+                continue
+            numbers = range(len(said), len(said) + (3 if what == "group" else 1))
+            new = [b"%d " % number + b"x" * sizes.get(what, 1) for number in numbers]
+            if what == "lost":
+                # Nobody is told of it, until the next hint.
+                fields = {"p": "page", "r": "request", "c": call.id, "d": new[0]}
+                await store._redis.xadd(store.keys.mailbox("s"), fields)
+            else:
+                number = int(await store._redis.hget(store.keys.call(call.id), "events") or 0)
+                await store.emit("w1", call, number + 1, new)
+            said.extend(new)
+        await store.finish("w1", call, Outcome(Status.OK, b"x" * chance.choice([10, 30_000])))
+
+    async with await relay.attach("s", None) as reader:
+        saying = asyncio.create_task(say())
+        done = False
+        while not done:
+            assert await reader.news(10), "news stopped coming"
+            for entry in await reader.read():
+                done = entry.event.outcome is not None
+                if not done:
+                    got.append(entry.event.props)
+            if chance.random() < 0.3:
+                await asyncio.sleep(0.001 * chance.random())
+        await saying
+    assert got == said
 
 
 async def test_waiting_for_one_outcome(store: Store, relay: Relay) -> None:

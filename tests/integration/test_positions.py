@@ -1,5 +1,6 @@
 """``queued=``: a page hears how far its call has come, forward only, and nothing once it runs."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,6 +124,36 @@ async def test_a_call_that_waits_for_its_instance_hears_later(
     await store.finish("w1", first, OK)
     await positions.look()
     assert await told(store, second) == ["1"]
+
+
+async def test_who_has_nobody_to_tell_waits_to_be_woken(
+    store: Store, positions: Positions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle web process asks nothing; the one that accepts a call looks after it."""
+    monkeypatch.setattr("dash_dispatch.positions.IDLE_S", 3600.0)
+    looked = asyncio.Event()
+    look = positions.look
+
+    async def looks() -> None:
+        await look()
+        looked.set()
+
+    monkeypatch.setattr(positions, "look", looks)
+    positions.start()
+    async with asyncio.timeout(20):
+        await looked.wait()
+        call = ask()
+        await store.create(call)
+        positions.wake()
+        while await told(store, call) != ["1"]:
+            looked.clear()
+            await looked.wait()
+        await store.cancel(call.id)
+        # It goes on to look until that one has gone, and only then waits again.
+        while positions._specs:
+            looked.clear()
+            await looked.wait()
+    await positions.close()
 
 
 # --- nothing behind its start --------------------------------------------------------------------

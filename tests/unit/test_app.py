@@ -27,6 +27,9 @@ def make(*args: Any, **kwargs: Any) -> Dash:
     return app
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 def client(app: Dash) -> Client:
     server = app.server
     assert isinstance(server, Quart)
@@ -359,7 +362,7 @@ async def test_no_update_is_no_content(app: Dash) -> None:
 async def test_a_bad_request_is_answered_in_words(
     app: Dash, sent: bytes, status: int, words: str
 ) -> None:
-    response = await client(app).post("/_dash-update-component", data=sent)
+    response = await client(app).post("/_dash-update-component", data=sent, headers=JSON)
     assert response.status_code == status
     assert words in (await response.get_json())["error"]
 
@@ -367,7 +370,7 @@ async def test_a_bad_request_is_answered_in_words(
 async def test_a_request_that_is_too_large_is_refused() -> None:
     app = Dash("small", dispatch_settings=Settings(redis_url=None, max_request_bytes=1024))
     app.layout = html.Div()
-    response = await client(app).post("/_dash-update-component", data=b"x" * 2000)
+    response = await client(app).post("/_dash-update-component", data=b"x" * 2000, headers=JSON)
     assert response.status_code == 413
     assert "DASH_DISPATCH_MAX_REQUEST_BYTES" in (await response.get_json())["error"]
 

@@ -29,6 +29,7 @@ EVERY_SETTING: dict[str, tuple[str, Any, Any]] = {
     "max_session_calls": ("9", 9, 1000),
     "max_session_connections": ("2", 2, 32),
     "max_call_rate": ("0.5", 0.5, 200.0),
+    "recheck_s": ("0", 0.0, 60.0),
     "forward_cookies": ("a, b", ("a", "b"), ("*",)),
     "forward_headers": ("x-user", ("x-user",), ("*",)),
     "code_version": ("2026-11", "2026-11", ""),
@@ -96,9 +97,9 @@ def test_every_setting_says_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "written", "takes"),
     [
-        ("redis_url", "localhost:6379", "redis://, rediss:// or unix://"),
-        ("redis_url", "http://host", "redis://, rediss:// or unix://"),
-        ("redis_url", "", "redis://, rediss:// or unix://"),
+        ("redis_url", "localhost:6379", "redis://, rediss://, unix:// or redis+sentinel://"),
+        ("redis_url", "http://host", "redis://, rediss://, unix:// or redis+sentinel://"),
+        ("redis_url", "", "redis://, rediss://, unix:// or redis+sentinel://"),
         ("secret_key", "short", "at least 16"),
         ("namespace", "a:b", "pattern"),
         ("namespace", "", "pattern"),

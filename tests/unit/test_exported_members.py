@@ -22,7 +22,7 @@ def test_all_is_complete() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     imported = {
         alias.asname or alias.name
-        for node in tree.body
+        for node in ast.walk(tree)  # some stand under TYPE_CHECKING
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dash_dispatch")
         for alias in node.names
     }
@@ -55,14 +55,33 @@ def test_type_checkers_are_told_that_there_are_types() -> None:
     assert resources.files("dash_dispatch").joinpath("py.typed").is_file()
 
 
-def test_the_web_side_loads_nothing_of_the_worker_side() -> None:
-    script = (
-        "import sys, dash_dispatch\nfrom dash_dispatch import Dash\nprint(*sorted(sys.modules))\n"
-    )
+def loaded_by(*statements: str) -> set[str]:
+    script = "\n".join([*statements, "import sys", "print(*sorted(sys.modules))"])
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=50
     )
-    loaded = set(done.stdout.split())
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+def test_the_import_brings_little_that_dash_does_not() -> None:
+    names = ", ".join(name for name in dash_dispatch.__all__ if name != "Settings")
+
+    beyond = loaded_by(f"from dash_dispatch import {names}") - loaded_by("from dash import Dash")
+
+    assert {name.split(".")[0].lstrip("_") for name in beyond} == {
+        "dash_dispatch",
+        "msgspec",
+        "orjson",
+    }
+
+
+def test_a_name_that_is_loaded_late_is_listed() -> None:
+    assert set(dash_dispatch.__all__) <= set(dir(dash_dispatch))
+
+
+def test_the_web_side_loads_nothing_of_the_worker_side() -> None:
+    loaded = loaded_by("from dash_dispatch import Dash", "Dash('app')")
     assert "dash_dispatch.server" in loaded
     unwanted = {
         "arq",
@@ -76,4 +95,3 @@ def test_the_web_side_loads_nothing_of_the_worker_side() -> None:
         "dash_dispatch.worker",
     }
     assert not loaded & unwanted
-    assert done.stderr == ""

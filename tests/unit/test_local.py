@@ -347,8 +347,9 @@ async def test_a_callback_asks_its_page(page: Page) -> None:
     page.ask("asks", 10)
     question = await page.connection.question()
     assert question["payload"] == {"componentId": "other", "properties": ["value"]}
-    page.calls.answer("not a question", {"value": "wrong"})
-    page.calls.answer(question["requestId"], {"value": "the answer"})
+    page.calls.answer("session", "not a question", {"value": "wrong"})
+    page.calls.answer("another session", question["requestId"], {"value": "forged"})
+    page.calls.answer("session", question["requestId"], {"value": "the answer"})
     outcome = (await page.connection.outcome()).outcome
     assert outcome is not None
     assert orjson.loads(outcome.body)["response"]["asks"]["children"] == "the answer"
