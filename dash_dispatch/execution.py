@@ -11,8 +11,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from typing import Any, TypeVar
 
 from dash_dispatch import binding, bridge, remote, tasks
@@ -31,6 +29,7 @@ from dash_dispatch.protocol import (
     retry_pause_s,
 )
 from dash_dispatch.store import Claimed, Store
+from dash_dispatch.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -257,10 +256,8 @@ class Execution:
         self._named = app.user_of is not None
         # As many as there are slots; more only while calls wait for tasks that are run here.
         threads = settings.worker_threads + (settings.processes if processes is None else 0)
-        self._threads = ThreadPoolExecutor(
-            threads * (MAX_DEPTH + 1),
-            thread_name_prefix="dash-dispatch-call",
-        )
+        # What runs at a worker's end has had its outcome.
+        self._threads = Threads(threads * (MAX_DEPTH + 1), waits_at_exit=False)
         self._running: dict[str, asyncio.Task[Outcome]] = {}
         self._timers: set[asyncio.Task[None]] = set()
 
@@ -283,7 +280,7 @@ class Execution:
     async def close(self) -> None:
         """End the pools. Retries that wait for their time are any sweeper's."""
         await tasks.end(self._timers)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         if self._processes is not None:
             await self._processes.close()
 
@@ -439,8 +436,6 @@ class Execution:
 
     async def _in_thread(self, claimed: Claimed, stream: Stream, _scope: Scope) -> Outcome:
         spec = claimed.spec
-        loop = asyncio.get_running_loop()
-        context = copy_context()
         pid = os.getpid()
 
         def work() -> Outcome:
@@ -452,7 +447,7 @@ class Execution:
             finally:
                 _end_fork_of(pid)
 
-        return await loop.run_in_executor(self._threads, context.run, work)
+        return await self._threads.run(work)
 
     async def _in_process(self, claimed: Claimed, stream: Stream, scope: Scope) -> Outcome:
         spec = claimed.spec

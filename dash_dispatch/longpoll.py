@@ -27,6 +27,7 @@ from dash_dispatch.protocol import (
 )
 from dash_dispatch.relay import is_cursor
 from dash_dispatch.runtime import Runtime
+from dash_dispatch.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ async def poll(app: Any, runtime: Runtime) -> Response:
         cursor = body.cursor if body.cursor is not None and is_cursor(body.cursor) else None
         session = services.sessions.open(known)
         try:
-            return _frame(await _mail(app, runtime, known, cursor))
+            return _frame(await _mail(app, runtime, session, cursor))
         finally:
             services.sessions.close(session)
     except DispatchError as error:
@@ -82,13 +83,13 @@ async def poll(app: Any, runtime: Runtime) -> Response:
 
 
 async def _mail(
-    app: Any, runtime: Runtime, session: str, cursor: str | None
+    app: Any, runtime: Runtime, session: Session, cursor: str | None
 ) -> list[tuple[Mark, bytes]]:
     debug = bridge.shows_errors(app)
     services = runtime.services()
     snapshot = guards.snapshot(app, request)
     user = await services.logins.identify(snapshot)
-    async with await services.relay.attach(session, cursor) as reader:
+    async with await services.relay.attach(session.id, cursor) as reader:
         with services.logins.watch(user, snapshot) as login:
             login.tell = reader.wake
             if cursor is not None:
@@ -98,10 +99,12 @@ async def _mail(
                     while True:
                         await reader.news()
                         if login.ended.is_set():
-                            await services.store.empty(session)
+                            await services.store.empty(session.id)
                             raise Forbidden(ENDED)
                         if entries := await reader.read():
+                            session.heard(entry.event for entry in entries)
                             return [(e.id, message_of(e.event, debug=debug)) for e in entries]
+    await services.sessions.give_up_lost(session)
     return []
 
 

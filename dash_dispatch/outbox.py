@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from dash_dispatch import tasks
-from dash_dispatch.errors import StoreError, StoreUnavailable
+from dash_dispatch.errors import PayloadTooLarge, StoreError, StoreUnavailable
 from dash_dispatch.protocol import Event
 from dash_dispatch.store import Store
 
@@ -143,6 +143,9 @@ class Outbox:
             except StoreUnavailable:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, 2.0)
+            except PayloadTooLarge as error:
+                logger.error("! update dropped: %s", error, extra={"call_id": event.call})
+                self._drop(event)
             except StoreError:
                 logger.exception("! update refused", extra={"call_id": event.call})
                 self._drop(event)

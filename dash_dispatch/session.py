@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -112,12 +112,19 @@ class Session:
         # A browser that asks for too much fills no log.
         self.voice = Rate(1.0)
         self.pages: set[str] = set()
-        # Offloaded calls asked for here whose outcome has not passed yet: only for these is it
-        # worth to look for a hint that was lost. Bounded by `max_session_calls`, by and large.
-        self.awaited: set[str] = set()
+        # Offloaded calls asked for here whose outcome has not passed yet, with page and request:
+        # only for these is it worth to look for a hint that was lost. Bounded by
+        # `max_session_calls`, by and large.
+        self.awaited: dict[str, tuple[str, str]] = {}
         self.connections = 0
         self.absence: asyncio.TimerHandle | None = None
         self.noting: asyncio.Task[None] | None = None
+
+    def heard(self, events: Iterable[Event]) -> None:
+        """These are on their way to the browser: it waits for their outcomes no more."""
+        for event in events:
+            if event.outcome is not None:
+                self.awaited.pop(event.call, None)
 
 
 class Sessions:
@@ -312,10 +319,28 @@ class Sessions:
             lost = failed(Status.EXPIRED, "CallExpired", text, call=spec.id)
             self._answer(session, message, lost)
         else:
-            session.awaited.add(spec.id)
+            session.awaited[spec.id] = (message.page, message.request)
             if spec.on_leave is OnLeave.CANCEL:
                 # It is looked for from now on: this process may not live to say that it has left.
                 self._note_absence(session)
+
+    async def give_up_lost(self, session: Session) -> None:
+        """End calls that Redis has lost, for it was restarted without its file, or failed over.
+
+        Asked now and then while a browser waits: nobody else would ever tell its pages.
+        """
+        for call, (page, request) in list(session.awaited.items()):
+            try:
+                if await self._store.status(call) is not None:
+                    continue
+            except StoreError:
+                # Redis is away; what it has lost is seen when it is back.
+                return
+            session.awaited.pop(call, None)
+            logger.warning("! %s is not in Redis any more", call, extra={"call_id": call})
+            text = "Redis has lost this call. It may have run, or not; it was not run again."
+            lost = failed(Status.EXPIRED, "CallExpired", text, call=call)
+            session.outbox.put(Event(page, request, call, lost))
 
     async def _is_kept(self, session: Session, message: CallMessage) -> bool:
         """Whether a call that was asked for long ago is known, and its outcome, if it has one."""

@@ -1055,11 +1055,21 @@ class Store:
 
     @translated
     async def post(self, session: str, event: Event) -> None:
-        """Put an event of a callback that ran in the web process into a mailbox."""
-        fields = cast(Any, _event_fields(event))
+        """Put an event of a callback that ran in the web process into a mailbox.
+
+        Raises:
+            PayloadTooLarge: An update, and the mailbox is at its bound: nobody has read it for too
+                long. Outcomes are as few as calls, and always have room.
+        """
+        key, bound = self.keys.mailbox(session), self._settings.max_mailbox_entries
+        if event.outcome is None and await self._shared.ask("XLEN", key) >= bound:
+            raise PayloadTooLarge(
+                f"{bound} updates wait for a page that does not read them"
+                " (DASH_DISPATCH_MAX_MAILBOX_ENTRIES)"
+            )
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.xadd(self.keys.mailbox(session), fields, maxlen=self._settings.max_mailbox_entries)
-            pipe.pexpire(self.keys.mailbox(session), _ms(self._settings.session_ttl_s))
+            pipe.xadd(key, cast(Any, _event_fields(event)))
+            pipe.pexpire(key, _ms(self._settings.session_ttl_s))
             pipe.publish(self.keys.hint(session), "")
             await pipe.execute()
 

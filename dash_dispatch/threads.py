@@ -1,4 +1,4 @@
-"""The web process' threads: where plain ``def`` code of users runs."""
+"""Threads of web and worker: where plain ``def`` code of users runs."""
 
 import asyncio
 import atexit
@@ -30,10 +30,16 @@ class Threads:
     each call, and at every lock the loop and the thread take the interpreter from each other: 200
     µs for an empty function. Here it is one queue there and one wake-up back: 30 µs alone, and 6
     when many wait, because a thread goes on with the next before the loop comes to its turn.
+
+    Args:
+        size: How many run at once.
+        waits_at_exit: Whether the process waits at its end for what still runs. Not where that has
+            been given up already: it may never end.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, waits_at_exit: bool = True) -> None:
         self._size = size
+        self._waits_at_exit = waits_at_exit
         self._crew: _Crew | None = None
 
     def wrap(self, function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -52,6 +58,8 @@ class Threads:
         """
         if self._crew is None:
             self._crew = _Crew(self._size)
+            if self._waits_at_exit:
+                _crews.add(self._crew)
         result: Result = await self._crew.call(functools.partial(copy_context().run, function))
         value, error = result
         if error is None:
@@ -111,7 +119,6 @@ class _Crew:
         self._line: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._open = 0
-        _crews.add(self)
 
     def call(self, function: Callable[[], Any]) -> "asyncio.Future[Result]":
         """Get in line."""

@@ -28,7 +28,7 @@ from dash_dispatch.protocol import (
 )
 from dash_dispatch.relay import FALLBACK_S, MailboxReader, is_cursor
 from dash_dispatch.runtime import Runtime, Services
-from dash_dispatch.session import Session
+from dash_dispatch.session import Session, Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,9 @@ async def _exchange(
     session.outbox.connect(connection)
     running = [
         asyncio.create_task(_receive(app, services, session, connection, reader)),
-        asyncio.create_task(_send(session, connection, reader, debug=bridge.shows_errors(app))),
+        asyncio.create_task(
+            _send(services.sessions, session, connection, reader, debug=bridge.shows_errors(app))
+        ),
     ]
     stopping = runtime.stopping()
     if stopping is not None:
@@ -231,13 +233,18 @@ async def _receive(
 
 
 async def _send(
-    session: Session, connection: Connection, reader: MailboxReader, *, debug: bool
+    sessions: Sessions,
+    session: Session,
+    connection: Connection,
+    reader: MailboxReader,
+    *,
+    debug: bool,
 ) -> None:
     while True:
         # In a function of its own: what has been sent must not be held while nothing happens.
         sent = await _send_news(session, connection, reader, debug=debug)
         if not sent and not reader.has_news:
-            await _wait_for_news(session, connection, reader)
+            await _wait_for_news(sessions, session, connection, reader)
 
 
 async def _send_news(
@@ -246,16 +253,17 @@ async def _send_news(
     """Send all there is; whether there was anything."""
     pairs = connection.take()
     if reader.has_news:
-        for entry in await reader.read():
-            pairs.append((entry.id, message_of(entry.event, debug=debug)))
-            if entry.event.outcome is not None:
-                session.awaited.discard(entry.event.call)
+        entries = await reader.read()
+        session.heard(entry.event for entry in entries)
+        pairs += [(entry.id, message_of(entry.event, debug=debug)) for entry in entries]
     for batch in _batches(pairs):
         await _send_batch(batch, in_pieces=connection.takes_pieces)
     return bool(pairs)
 
 
-async def _wait_for_news(session: Session, connection: Connection, reader: MailboxReader) -> None:
+async def _wait_for_news(
+    sessions: Sessions, session: Session, connection: Connection, reader: MailboxReader
+) -> None:
     """A page that waits for an outcome looks for itself now and then; an idle one costs nothing."""
     if not session.awaited:
         await connection.wake.wait()
@@ -264,6 +272,7 @@ async def _wait_for_news(session: Session, connection: Connection, reader: Mailb
         async with asyncio.timeout(FALLBACK_S):
             await connection.wake.wait()
     except TimeoutError:
+        await sessions.give_up_lost(session)
         reader.wake()
 
 

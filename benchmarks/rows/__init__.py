@@ -5,6 +5,7 @@ from collections.abc import Callable
 from benchmarks.measures import Result
 from benchmarks.rows import (
     browser,
+    costs,
     fanout,
     http,
     idle,
@@ -33,5 +34,6 @@ ROWS: dict[str, Callable[[Bench], Result]] = {
     "fanout": fanout.run,
     "pages": pages.run,
     "imports": imports.run,
+    "costs": costs.run,
     "browser": browser.run,
 }

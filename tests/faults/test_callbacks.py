@@ -143,3 +143,16 @@ def _command(process: psutil.Process) -> list[str]:
     with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
         return process.cmdline()
     return []
+
+
+async def test_a_thread_that_never_ends_keeps_no_worker_from_ending(
+    make_stack: StackFactory,
+) -> None:
+    """Its call has had its outcome; a deploy does not wait for what nobody waits for."""
+    stack = make_stack("unruly", lease_s="2", processes="1", grace_s="1")
+    (address,) = stack.up()
+    async with WebsocketClient(address) as client:
+        await client.call("stuck", "acts-thread.children", "never ends")
+        assert TIMED_OUT in (await client.outcome("stuck"))["message"]
+
+        assert stack.workers[0].terminate(within_s=20) == 0

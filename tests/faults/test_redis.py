@@ -18,7 +18,7 @@ import redis
 from tests.chaos.browsers import KINDS, Browser
 from tests.chaos.faults import cut_clients
 from tests.chaos.leftovers import tell
-from tests.client import WebsocketClient, http, post, written
+from tests.client import LongPollClient, WebsocketClient, http, post, written
 from tests.conftest import StackFactory
 from tests.programs import require_program
 from tests.scale import scaled
@@ -56,6 +56,33 @@ def ran(stack: Stack, tag: str) -> int:
 
 
 # --- away ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", [WebsocketClient, LongPollClient])
+async def test_calls_that_redis_has_lost_are_told(
+    make_stack: StackFactory, tmp_path: Path, transport: type[WebsocketClient | LongPollClient]
+) -> None:
+    """Restarted without a file, it knows of nothing any more. No page waits for ever."""
+    (tmp_path / "redis").mkdir()
+    forgetful = RedisServer(tmp_path / "redis")
+    stack = make_stack("wire", redis_server=forgetful, lease_s="2", poll_hold_s="1")
+    address = stack.web()
+    try:
+        async with transport(address) as client:
+            await client.call("lost", "echo.children", "x")
+            assert forgetful.proc is not None
+            forgetful.proc.kill()
+            forgetful.start()
+
+            outcome = await client.outcome("lost", 40)
+
+            assert outcome["status"] == "error"
+            assert "Redis has lost this call" in outcome["message"]
+            stack.worker()
+            await client.call("next", "echo.children", "y")
+            assert await client.children("next") == "y"
+    finally:
+        forgetful.end()
 
 
 @pytest.mark.parametrize("how", ["killed", "paused"])

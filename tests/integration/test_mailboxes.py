@@ -180,6 +180,22 @@ async def test_updates_are_dropped_and_outcomes_kept_while_redis_is_away(
     await outbox.close(0.05)
 
 
+async def test_a_full_mailbox_takes_outcomes_and_keeps_what_it_has(
+    make_store: StoreFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A callback that updates a page for hours, which is away, costs no other call its outcome."""
+    store = make_store(max_mailbox_entries=10)
+    outbox = Outbox(store, "s")
+    outbox.put(outcome("another"))
+    for n in range(20):
+        outbox.put(props(n))
+    outbox.put(outcome())
+    await outbox.close(5)
+
+    assert await mail(store) == [outcome("another"), *(props(n) for n in range(9)), outcome()]
+    assert caplog.text.count("DASH_DISPATCH_MAX_MAILBOX_ENTRIES") == 11
+
+
 # --- relay ---------------------------------------------------------------------------------------
 
 

@@ -53,6 +53,13 @@ def sleeps(value):
     return "slept"
 
 @offloaded
+def is_let_go(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return "let go"
+
+
+@offloaded
 def exits(value):
     os._exit(value)
 
@@ -487,17 +494,18 @@ async def test_a_process_is_replaced_after_so_many_calls(app_file: str) -> None:
         await pool.close()
 
 
-async def test_the_next_process_starts_beside_the_last_call(app_file: str) -> None:
+async def test_the_next_process_starts_beside_the_last_call(app_file: str, tmp_path: Path) -> None:
     pool = ProcessPool(app_file, 1, max_calls=1)
     await pool.start()
+    go = tmp_path / "go"
     try:
         before = processes()
-        call = asyncio.create_task(result(pool, "sleeps", 1.5))
-        await eventually(lambda: len(processes()) == len(before) + 1, "the next one", 10)
-        assert not call.done()
+        call = asyncio.create_task(result(pool, "is_let_go", str(go)))
+        await eventually(lambda: len(processes()) == len(before) + 1, "the next one")
         assert await result(pool, "echo", "no wait") == "no wait"
         assert not call.done()
-        assert await call == "slept"
+        go.touch()
+        assert await call == "let go"
     finally:
         await pool.close()
 
