@@ -3,7 +3,7 @@
 #   make demo     serve the demo on http://127.0.0.1:8050 (PORT=…); Ctrl-C ends all of it
 #   make test     lint, types, import contracts and all tests; installs what they need
 #   make chaos    the long forms of the fault tests: minutes of killing and cutting (SEED=24 CALLS=2400)
-#   make bench    measure beside stock Dash and Celery, about 8 minutes (ROW=latency for one row)
+#   make bench    measure beside stock Dash and Celery, about 10 minutes (ROW=latency for one row)
 #   make lint     lint, types and import contracts alone
 #   make format   let ruff format and fix
 #   make lock     resolve the dependencies anew, into requirements/ (needs the network)

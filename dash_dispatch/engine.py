@@ -36,7 +36,7 @@ from dash_dispatch.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 10.0
+WAIT_S = 15.0
 """An idle worker looks for itself this often: what a lost wake-up costs at most. (It is lost only
 with the worker that took it, or with a crash between an outcome and the knock that follows.)"""
 

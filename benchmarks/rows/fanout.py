@@ -28,7 +28,7 @@ class Settings:
     limit_s: float = 60.0
 
 
-FULL = Settings(rounds=5, pages=2000)
+FULL = Settings(rounds=3, pages=2000)
 QUICK = Settings(rounds=1, pages=40)
 
 

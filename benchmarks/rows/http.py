@@ -21,7 +21,7 @@ class Settings:
     connections: int = 32
 
 
-FULL = Settings(rounds=4, window_s=1.0)
+FULL = Settings(rounds=3, window_s=1.0)
 QUICK = Settings(rounds=1, window_s=0.2, warm_up_s=0.1)
 
 

@@ -26,7 +26,7 @@ class Settings:
     rounds: int
 
 
-FULL = Settings(rounds=7)
+FULL = Settings(rounds=5)
 QUICK = Settings(rounds=1)
 
 

@@ -25,7 +25,7 @@ class Settings:
     waiting: int = 2
 
 
-FULL = Settings(workers=(1, 2, 4, 8), rounds=3, window_s=2)
+FULL = Settings(workers=(1, 2, 4, 8), rounds=3, window_s=1.5)
 QUICK = Settings(workers=(1, 2), rounds=1, window_s=0.4, warm_up_s=0.2)
 
 

@@ -27,7 +27,7 @@ class Settings:
     drain_s: float = 30.0
 
 
-FULL = Settings(rounds=4, window_s=2, celery_window_s=6)
+FULL = Settings(rounds=3, window_s=2, celery_window_s=6)
 QUICK = Settings(rounds=1, window_s=1, celery_window_s=2, warm_up_s=0.3)
 
 
