@@ -18,6 +18,18 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
         server.end()
 
 
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that may be hurt, with an append-only file."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder, "--appendonly", "yes", "--appendfsync", "always")
+    try:
+        yield server
+    finally:
+        server.end()
+
+
 StackFactory = Callable[..., Stack]
 
 

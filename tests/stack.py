@@ -180,6 +180,9 @@ class Stack:
         command = [sys.executable, "-m", "hypercorn", f"{self.app}:server"]
         # No worker processes below it: its pid is the one that serves.
         command += ["--bind", f"127.0.0.1:{port}", "--workers", "0"]
+        # Hypercorn takes a connection for idle after 5 s, also when it was itself that could not
+        # come to read, on a machine that stood still; what had been sent is then reset.
+        command += ["--keep-alive", "60"]
         proc = Proc(f"web-{port}", command, self.env(**settings), self.folder)
         self.webs.append(proc)
         address = f"http://127.0.0.1:{port}"

@@ -9,8 +9,6 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -41,17 +39,6 @@ CALLBACKS = {
 }  # fmt: skip
 CANCELLED = 0.05
 """This share of the calls is cancelled after a moment."""
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = RedisServer(folder, "--appendonly", "yes", "--appendfsync", "always")
-    try:
-        yield server
-    finally:
-        server.end()
 
 
 class Mix:

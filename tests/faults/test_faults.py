@@ -7,8 +7,6 @@ import re
 import signal
 import time
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import psutil
@@ -371,18 +369,6 @@ async def test_a_web_process_that_stops_sends_what_it_has_by_mail(
 
 
 # --- Redis --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that may be killed, with an append-only file."""
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = RedisServer(folder, "--appendonly", "yes", "--appendfsync", "always")
-    try:
-        yield server
-    finally:
-        server.end()
 
 
 async def test_redis_is_killed_and_comes_back(

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -93,6 +94,20 @@ def tag() -> str:
 
 
 # --- sessions -----------------------------------------------------------------------------------
+
+
+async def test_no_window_of_compression_is_kept_for_a_page(site: Site) -> None:
+    """It would be most of what an idle one costs."""
+    async with WebsocketClient(site.first) as client:
+        assert client.connection is not None
+        assert client.connection.response is not None
+        agreed = client.connection.response.headers["Sec-WebSocket-Extensions"]
+        assert {"server_no_context_takeover", "client_no_context_takeover"} < set(
+            re.split(r"[;,]\s*", agreed)
+        )
+        for request in ("one", "two"):
+            await client.call(request, "echo.children", "x" * 5000)
+            assert await client.children(request) == "x" * 5000
 
 
 async def test_hello_makes_a_session_and_takes_it_up_again_elsewhere(
