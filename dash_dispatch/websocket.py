@@ -60,6 +60,8 @@ class Connection:
         self._queue: list[tuple[Mark, bytes]] = []
         self._numbers = 0
         self.takes_pieces = False
+        self.looks = False
+        """Whether it is looked for mail now and then, for a hint may have been lost."""
         self.wake = tasks.Flag()
 
     def send(self, event: Event) -> int:
@@ -230,6 +232,9 @@ async def _receive(
                     await reader.acknowledge(cursor)
             case _:
                 await services.sessions.take(session, message, snapshot)
+                if session.awaited and not connection.looks:
+                    # Who sends has gone to wait for as long as it takes, before this call came.
+                    connection.wake.set()
 
 
 async def _send(
@@ -265,7 +270,8 @@ async def _wait_for_news(
     sessions: Sessions, session: Session, connection: Connection, reader: MailboxReader
 ) -> None:
     """A page that waits for an outcome looks for itself now and then; an idle one costs nothing."""
-    if not session.awaited:
+    connection.looks = bool(session.awaited)
+    if not connection.looks:
         await connection.wake.wait()
         return
     try:
