@@ -58,10 +58,12 @@ class Link:
 
     def ask(self, command: tuple[Any, ...]) -> "asyncio.Future[Any]":
         """Send a command with all others of this turn of the loop."""
+        # The client's own packing is in Python, and a script of ours has some thirty arguments.
+        # First of all: what cannot be packed must not be waited for, or all replies go astray.
+        packed = hiredis.pack_command(command)
         reply: asyncio.Future[Any] = self._loop.create_future()
         self._asked.append((reply, self._loop.time()))
-        # The client's own packing is in Python, and a script of ours has some thirty arguments.
-        self._unsent.append(hiredis.pack_command(command))
+        self._unsent.append(packed)
         self._more.set()
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._look)

@@ -331,12 +331,16 @@ class Sessions:
         """
         for call, (page, request) in list(session.awaited.items()):
             try:
-                if await self._store.status(call) is not None:
-                    continue
+                status = await self._store.status(call)
             except StoreError:
                 # Redis is away; what it has lost is seen when it is back.
                 return
+            if status in ("queued", "started"):
+                continue
             session.awaited.pop(call, None)
+            if status is not None:
+                # It has ended, maybe before it was noted here, and the mailbox is read next.
+                continue
             logger.warning("! %s is not in Redis any more", call, extra={"call_id": call})
             text = "Redis has lost this call. It may have run, or not; it was not run again."
             lost = failed(Status.EXPIRED, "CallExpired", text, call=call)

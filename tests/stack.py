@@ -55,6 +55,11 @@ async def eventually(condition: Callable[[], Any], what: str, within_s: float = 
         await asyncio.sleep(0.02)
 
 
+def text_in(path: Path) -> str:
+    """What stands in a file, if there is one: it is there before its text."""
+    return path.read_text().strip() if path.exists() else ""
+
+
 class Proc:
     """A child process with its output in a file."""
 
@@ -154,6 +159,9 @@ class Stack:
         self.app = app
         self.folder = folder
         self.prefix = prefix
+        # Hypercorn takes a connection for idle after 5 s, also when it was itself that could not
+        # come to read, on a machine that stood still; what had been sent is then reset.
+        self.keep_alive_s = 30
         self.namespace = f"t{os.getpid()}-{time.monotonic_ns()}"
         self._settings = settings
         self.webs: list[Proc] = []
@@ -180,9 +188,7 @@ class Stack:
         command = [sys.executable, "-m", "hypercorn", f"{self.app}:server"]
         # No worker processes below it: its pid is the one that serves.
         command += ["--bind", f"127.0.0.1:{port}", "--workers", "0"]
-        # Hypercorn takes a connection for idle after 5 s, also when it was itself that could not
-        # come to read, on a machine that stood still; what had been sent is then reset.
-        command += ["--keep-alive", "60"]
+        command += ["--keep-alive", str(self.keep_alive_s)]
         proc = Proc(f"web-{port}", command, self.env(**settings), self.folder)
         self.webs.append(proc)
         address = f"http://127.0.0.1:{port}"

@@ -12,7 +12,7 @@ import pytest
 from tests.client import WebsocketClient
 from tests.conftest import StackFactory
 from tests.scale import scaled
-from tests.stack import Stack, eventually
+from tests.stack import Stack, eventually, text_in
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -100,9 +100,10 @@ async def test_an_unruly_callback_harms_nobody(site: Site, place: str) -> None:
     async with WebsocketClient(site.address) as client:
         for where, tag in tags.items():
             await client.call(tag, f"neighbour-{where}.children", tag)
-        for tag in tags.values():
-            await eventually((folder / f"{tag}.started").exists, f"{tag} runs")
-        pids = {tag: (folder / f"{tag}.started").read_text() for tag in tags.values()}
+        pids = {
+            tag: await eventually(partial(text_in, folder / f"{tag}.started"), f"{tag} runs")
+            for tag in tags.values()
+        }
 
         for act, expected in acts.items():
             await client.call(act, f"acts-{place}.children", act)

@@ -6,7 +6,6 @@ import json
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +14,7 @@ import pytest
 
 from tests.client import http, post, written
 from tests.conftest import StackFactory
-from tests.stack import Stack, body, eventually
+from tests.stack import Stack, body, eventually, text_in
 
 UPDATE = "/_dash-update-component"
 
@@ -302,7 +301,7 @@ async def test_a_process_killed_from_outside(
     shapes: Stack, shaped: httpx.AsyncClient, tag: str
 ) -> None:
     call = asyncio.create_task(post(shaped, "held.children", tag))
-    pid = int(await eventually(lambda: read(shapes.folder / f"{tag}.started"), "it runs"))
+    pid = int(await eventually(lambda: text_in(shapes.folder / f"{tag}.started"), "it runs"))
     psutil.Process(pid).send_signal(signal.SIGKILL)
     answer = await call
     assert answer.status_code == 500
@@ -310,16 +309,12 @@ async def test_a_process_killed_from_outside(
     assert written(await post(shaped, "keyword.children", 1)) == {"keyword": 1}
 
 
-def read(path: Path) -> str:
-    return path.read_text().strip() if path.exists() else ""
-
-
 async def test_a_time_limit_takes_the_whole_family(
     shapes: Stack, shaped: httpx.AsyncClient, tag: str
 ) -> None:
     answer = await post(shaped, "family.children", tag)
     assert answer.status_code == 504
-    pid = int(read(shapes.folder / f"{tag}.child"))
+    pid = int(text_in(shapes.folder / f"{tag}.child"))
     await eventually(lambda: not psutil.pid_exists(pid), "the grandchild is gone")
 
 

@@ -45,6 +45,14 @@ async def test_everybody_gets_the_own_reply(shared: Multiplexer) -> None:
     assert replies == [str(n).encode() for n in range(500)]
 
 
+async def test_what_cannot_be_sent_leads_no_reply_astray(shared: Multiplexer) -> None:
+    assert await shared.ask("ECHO", "a") == b"a"
+    with pytest.raises(Exception, match=r"(?i)bytes|str|argument"):
+        await shared.ask("ECHO", object())
+    assert await shared.ask("ECHO", "b") == b"b"
+    assert await shared.ask("ECHO", "c") == b"c"
+
+
 async def test_what_is_asked_together_goes_over_one_connection(
     shared: Multiplexer, raw: Any
 ) -> None:

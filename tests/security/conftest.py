@@ -35,5 +35,7 @@ def site(make_shared_stack: StackFactory) -> Site:
         poll_hold_s="1.5",
         lease_s="2",
     )
+    # A connection that its browser has closed is counted among the files for so long.
+    stack.keep_alive_s = 5
     (address,) = stack.up()
     return Site(stack, address)
