@@ -1193,7 +1193,7 @@ def bind(
 def _invocation(
     app: Any, request: dict[str, Any], context: Any, response: RecordedResponse
 ) -> Invocation:
-    function = app._prepare_callback(context, request)
+    function = _prepare(app, context, request)
     arguments = app._inputs_to_vals(context.inputs_list + context.states_list)
     is_async = inspect.iscoroutinefunction(function)
 
@@ -1213,6 +1213,21 @@ def _invocation(
         report = functools.partial(_with_libraries, app, response=response)
         complete = _reporting(complete, is_async, report)
     return Invocation(complete, is_async, response)
+
+
+def _prepare(app: Any, context: Any, request: dict[str, Any]) -> Any:
+    """Dash's ``_prepare_callback``, less what few callbacks ask for."""
+    entry = app.callback_map[request["output"]]
+    if not isinstance(context, _Context) or entry.get("background"):
+        return app._prepare_callback(context, request)
+    dict.update(
+        context,
+        background_callback_manager=entry.get("manager") or app._background_manager,
+        ignore_register_page=False,
+        outputs_list=[] if entry["no_output"] else context["outputs_list"],
+    )
+    context.__dict__["unprepared"] = app, request
+    return entry["callback"]
 
 
 def bind_call(
@@ -1289,6 +1304,22 @@ def bind_plain(
     return _invocation(app, request, context, RecordedResponse()), answer
 
 
+class _Context(AttributeDict):
+    """Dash's ``g``, whose groupings are made when somebody asks: else they are half of its cost."""
+
+    def __missing__(self, key: str) -> Any:
+        if key not in _GROUPINGS or "unprepared" not in self.__dict__:
+            raise KeyError(key)
+        app, request = self.__dict__.pop("unprepared")
+        app._prepare_callback(self, request)
+        return self[key]
+
+
+_GROUPINGS: Final = frozenset(
+    {"args_grouping", "outputs_grouping", "using_args_grouping", "using_outputs_grouping"}
+)
+
+
 def _context(
     request: dict[str, Any],
     snapshot: RequestSnapshot,
@@ -1298,7 +1329,7 @@ def _context(
     """Dash's ``g``, as its ``_initialize_context`` makes it from a live request."""
     inputs = inputs_to_dict(request["inputs"])
     # At once: to set an attribute of this class takes longer than all the rest here.
-    g = AttributeDict(
+    g = _Context(
         {
             "inputs_list": request["inputs"],
             "states_list": request["state"],

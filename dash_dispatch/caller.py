@@ -110,7 +110,7 @@ class Caller:
         name = secrets.token_urlsafe(18)
         return msgspec.structs.replace(
             spec,
-            id=call_id(name, "task"),
+            id=call_id(name, name, "task"),
             session=name,
             page=name,
             request=str(depth),

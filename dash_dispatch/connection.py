@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
+import hiredis
 import msgspec
 import redis as sync_redis
 import redis.exceptions as redis_errors
@@ -17,6 +18,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from dash_dispatch.config import SentinelUrl, Settings
 from dash_dispatch.errors import StoreError, StoreUnavailable
+from dash_dispatch.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +155,28 @@ class _SecurelyFollowing(_Following, SSLConnection):
     """The same over TLS."""
 
 
+class _Subscriber(Wire):
+    """A connection that is told of messages; an error in their place is its end."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        super().__init__(connection)
+        self.replies: asyncio.Queue[Any] = asyncio.Queue()
+
+    def on_reply(self, reply: Any) -> None:
+        """A message, or that a channel is subscribed to."""
+        self.replies.put_nowait(reply)
+
+    def on_lost(self, error: Exception) -> None:
+        """As the last reply."""
+        self.replies.put_nowait(error)
+
+    def say(self, command: str, *channels: str) -> None:
+        """Subscribe or unsubscribe."""
+        if self.lost:
+            raise redis_errors.ConnectionError("lost")
+        self.send(hiredis.pack_command(cast(tuple[bytes], (command, *channels))))
+
+
 class Channels:
     """Pub/sub over one connection that mends itself.
 
@@ -165,7 +189,7 @@ class Channels:
         self._key = key
         self._pool = connect(settings, socket_timeout_s=None, retries=0).connection_pool
         self._names = {EVERYBODY}
-        self._connection: AbstractConnection | None = None
+        self._subscriber: _Subscriber | None = None
         self._connecting = asyncio.Lock()
 
     @translated
@@ -174,9 +198,9 @@ class Channels:
         self._names.add(name)
         try:
             # A connection that is made for it asks for it with all others.
-            known, connection = self._connection, await self._connected()
-            if connection is known:
-                await _send(connection, "SUBSCRIBE", self._key(name))
+            known, subscriber = self._subscriber, await self._connected()
+            if subscriber is known:
+                subscriber.say("SUBSCRIBE", self._key(name))
         except BaseException:
             self._names.discard(name)
             raise
@@ -184,10 +208,8 @@ class Channels:
     async def remove(self, name: str) -> None:
         """Stop listening to a channel."""
         self._names.discard(name)
-        if self._connection is not None:
-            with contextlib.suppress(redis_errors.RedisError, OSError):
-                # The subscription dies with its connection, which is what was wanted.
-                await _send(self._connection, "UNSUBSCRIBE", self._key(name))
+        if self._subscriber is not None and not self._subscriber.lost:
+            self._subscriber.say("UNSUBSCRIBE", self._key(name))
 
     async def listen(self) -> AsyncIterator[tuple[str | None, bytes]]:
         """Yield ``(name, message)`` as they come, and ``(None, b"")`` after a reconnect."""
@@ -195,11 +217,14 @@ class Channels:
         backoff_s = 0.05
         while True:
             try:
-                connection = await self._connected()
+                replies = (await self._connected()).replies
                 yield None, b""
                 backoff_s = 0.05
                 while True:
-                    kind, channel, data = await connection.read_response()
+                    reply = await replies.get()
+                    if isinstance(reply, Exception):
+                        raise reply
+                    kind, channel, data = reply
                     if kind == b"message":
                         yield channel.decode()[prefix:], data
             except (redis_errors.RedisError, OSError) as error:
@@ -208,33 +233,29 @@ class Channels:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, 2.0)
 
-    async def _connected(self) -> AbstractConnection:
+    async def _connected(self) -> _Subscriber:
         """The connection, with all subscriptions; a new one when there is none."""
         async with self._connecting:
-            if self._connection is None:
+            if self._subscriber is None:
                 connection: AbstractConnection = self._pool.make_connection()
                 try:
                     await connection.connect()  # type: ignore[no-untyped-call]
-                    await _send(connection, "SUBSCRIBE", *map(self._key, self._names))
+                    subscriber = _Subscriber(connection)
+                    subscriber.say("SUBSCRIBE", *map(self._key, self._names))
                 except BaseException:
                     await connection.disconnect(nowait=True)
                     raise
-                self._connection = connection
-            return self._connection
+                self._subscriber = subscriber
+            return self._subscriber
 
     async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
+            await subscriber.close()
 
     async def close(self) -> None:
         """Close the connection."""
-        with contextlib.suppress(redis_errors.RedisError, OSError):
-            await self._drop()
-
-
-async def _send(connection: AbstractConnection, *command: str) -> None:
-    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        await self._drop()
 
 
 def connect(

@@ -1,10 +1,10 @@
 """arq, and what had to be added to it. With ``worker``, the only file that knows arq.
 
-arq keeps the loop, the job record, the lock and the retry counter. What it lacks is put in where
-it asks Redis for due jobs: `ClaimingRedis.zrangebyscore` answers with calls that were claimed in
-one atomic step, after waiting for them on a blocking list. So nothing is polled, a worker takes
-only what it can start now, and workers do not fight over the same ids. Beside it run the lease's
-heartbeat, the sweeper, and the listener for cancels.
+arq keeps the loop, its count of jobs and its note of health. What it lacks is put in where it asks
+Redis for due jobs: `ClaimingRedis.zrangebyscore` answers with calls that were claimed in one atomic
+step, after waiting for them on a blocking list, and have begun. So nothing is polled, a worker
+takes only what it can start now, and workers do not fight over the same ids. Beside it run the
+lease's heartbeat, the sweeper, and the listener for cancels.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, cast
 
 import orjson
@@ -24,7 +24,7 @@ from arq.connections import ArqRedis
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
-from dash_dispatch import bridge, connection, lifecycle, remote, tasks
+from dash_dispatch import bridge, connection, lifecycle, memory, remote, tasks
 from dash_dispatch.caller import Caller
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import ConfigError, StoreError, StoreUnavailable
@@ -52,6 +52,14 @@ GOODBYE_S = 2.0
 
 HEALTH_S = 5.0
 """The same for arq's note of its health, for which its loop waits, and all calls with it."""
+
+ARQ_AFTER_S = 0.05
+"""arq hears of a call after this long, or at its end: most have ended by then, and what arq does
+for each, which takes as long as an empty call, then costs no page a wait."""
+
+FIRST_STEPS = 6
+"""Turns of the loop that an empty call needs from its claim to its outcome's way to Redis. Before
+the worker looks for another one, it lets them pass."""
 
 JOB = "run_call"
 """arq's name of the one function that it runs."""
@@ -145,19 +153,40 @@ class Bookkeeping:
         return self._answers
 
 
+Run = Callable[[Claimed, Executor], Coroutine[Any, Any, None]]
+"""Runs a call to its outcome."""
+
+
 class Claims:
-    """Takes calls out of the queues, as many as can be started now, one loop per executor."""
+    """Takes calls out of the queues, as many as can be started now, one loop per executor.
+
+    A call begins as soon as it is here. arq's job for it comes after, and waits for it: its way
+    through arq's loop would be as long as that of an empty call through all the rest of a worker.
+
+    Args:
+        store: Where they wait.
+        worker: Who takes them.
+        queues: The names of the queues.
+        slots: How many of each kind run at once.
+        run: What runs them.
+    """
 
     def __init__(
-        self, store: Store, worker: str, queues: Sequence[str], slots: dict[Executor, int]
+        self,
+        store: Store,
+        worker: str,
+        queues: Sequence[str],
+        slots: dict[Executor, int],
+        run: Run,
     ) -> None:
         self._store = store
         self._worker = worker
+        self._run_call = run
         self._lanes = {kind: [lane(queue, kind) for queue in queues] for kind in slots}
         self._sizes = slots
         self._slots = {kind: asyncio.Semaphore(count) for kind, count in slots.items()}
         self._started: asyncio.Queue[str] = asyncio.Queue()
-        self._claimed: dict[str, tuple[Claimed, Executor]] = {}
+        self._runs: dict[str, asyncio.Task[None]] = {}
         self._spare = dict.fromkeys(slots, 0)
         self._starting: set[str] = set()
         self._beyond: set[str] = set()
@@ -196,24 +225,22 @@ class Claims:
             ids.append(self._started.get_nowait())
         return [call.encode() for call in ids]
 
-    def take(self, call: str) -> tuple[Claimed, Executor] | None:
-        """The claimed call with this id; None when it is not ours."""
-        return self._claimed.get(call)
+    async def join(self, call: str) -> None:
+        """Wait until it has ended; who stops waiting stops it."""
+        run = self._runs.get(call)
+        if run is None:
+            logger.warning("! %s is not claimed by this worker", call, extra={"call_id": call})
+        else:
+            await run
 
     @property
     def capacity(self) -> dict[str, int]:
         """How many calls of each lane run here at once."""
         return {name: self._sizes[kind] for kind, lanes in self._lanes.items() for name in lanes}
 
-    def ended(self, call: str) -> None:
-        """Its slot is free again."""
-        found = self._claimed.pop(call, None)
-        if found is not None and call not in self._beyond:
-            self._slots[found[1]].release()
-        self._beyond.discard(call)
-
     def settled(self, call: str) -> None:
         """arq is done with it, too; cancelling it before would end arq's loop with an error."""
+        self._runs.pop(call, None)
         if call in self._unsettled:
             self._unsettled.pop(call).set()
         if not self._unsettled:
@@ -245,6 +272,8 @@ class Claims:
                 return True
             if found is not None:
                 await self._accept(found, kind)
+                for _ in range(FIRST_STEPS):
+                    await asyncio.sleep(0)
         return False
 
     async def _reserve(self, kind: Executor) -> None:
@@ -319,10 +348,29 @@ class Claims:
         while (former := self._unsettled.get(call)) is not None:
             # A run of it that was put off may have been ours, and have a last step to do.
             await former.wait()
-        self._claimed[call] = (claimed, kind)
+        self._runs[call] = asyncio.create_task(self._begin(claimed, kind), name=f"call {call}")
         self._unsettled[call] = asyncio.Event()
         self.drained.clear()
-        self._started.put_nowait(call)
+
+    async def _begin(self, claimed: Claimed, kind: Executor) -> None:
+        call = claimed.spec.id
+        loop = asyncio.get_running_loop()
+        told = loop.call_later(ARQ_AFTER_S, self._started.put_nowait, call)
+        try:
+            await self._run_call(claimed, kind)
+        finally:
+            if told.when() > loop.time():
+                told.cancel()
+                self._started.put_nowait(call)
+            # Its slot is free again.
+            if call in self._beyond:
+                self._beyond.discard(call)
+            else:
+                self._slots[kind].release()
+
+    async def end(self) -> None:
+        """Stop what runs although arq does not wait for it any more."""
+        await tasks.end(list(self._runs.values()))
 
     async def reconcile(self, claimed: int) -> None:
         """Hand back what was claimed, or started, in a reply that never came.
@@ -332,7 +380,7 @@ class Claims:
         Args:
             claimed: How many calls this worker has, as Redis says.
         """
-        known = self._claimed.keys() | self._starting
+        known = self._runs.keys() | self._starting
         if not claimed and not known:
             self._strays.clear()
             return
@@ -404,6 +452,7 @@ class Engine:
         self._main = asyncio.current_task()
         await lifecycle.start()
         self._hooked = True
+        memory.settle()
         self._store = Store(self._settings)
         processes = await self._start_processes()
         self._caller = Caller(self._store, self._settings, help_out=self._help_out)
@@ -412,7 +461,13 @@ class Engine:
         )
         await self._store.renew(self.id, join=True)
         await self._compare_callbacks()
-        self._claims = Claims(self._store, self.id, self._settings.queues, self._slots(processes))
+        self._claims = Claims(
+            self._store,
+            self.id,
+            self._settings.queues,
+            self._slots(processes),
+            self._execution.run,
+        )
         await self._store.offer(self.id, self._claims.capacity)
         self._sweeper = Sweeper(self._store, self._settings)
         self._tasks = [
@@ -482,15 +537,8 @@ class Engine:
         return await self._claims.help_out(spec)
 
     async def run_call(self, _ctx: dict[Any, Any], call: str) -> None:
-        """arq's job: run a call that this worker has claimed."""
-        claimed = self._claims.take(call)
-        if claimed is None:
-            logger.warning("! %s is not claimed by this worker", call, extra={"call_id": call})
-            return
-        try:
-            await self._execution.run(*claimed)
-        finally:
-            self._claims.ended(call)
+        """arq's job: a call that this worker has begun."""
+        await self._claims.join(call)
 
     async def after_call(self, ctx: dict[Any, Any]) -> None:
         """arq is done with a job."""
@@ -578,6 +626,7 @@ class Engine:
 
     async def _leave(self) -> None:
         await self._claims.stop()
+        await self._claims.end()
         await tasks.end(self._tasks)
         await self._sweeper.close()
         await self._execution.close()

@@ -65,13 +65,14 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._queue: deque[bytes] = deque()
-        self._new = asyncio.Event()
+        self._pumping: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
         self._room.set()
-        self._closing = False
         self._stopped = False
         self._number = 0
         self.error: DispatchError | None = None
+        self.on_loss: Callable[[], object] = lambda: None
+        """Called when the call is not this worker's any more, or `error` keeps it from going on."""
 
     @property
     def is_shutdown(self) -> bool:
@@ -83,6 +84,8 @@ class Stream:
         self._stopped = True
         self._queue.clear()
         self._room.set()
+        if self._pumping is not None:
+            self._pumping.cancel()
 
     def set_prop_sync(self, component_id: str, prop_name: str, value: Any) -> None:
         """Send an update; a thread (not the loop) waits while the queue is full."""
@@ -128,7 +131,9 @@ class Stream:
         if self._stopped:
             return
         self._queue.append(props)
-        self._new.set()
+        # Most calls have no updates, and need nobody who carries them.
+        if self._pumping is None:
+            self._pumping = asyncio.create_task(self._pump(), name=f"events {self._spec.id}")
         if len(self._queue) >= EVENTS_WAITING:
             self._room.clear()
 
@@ -137,26 +142,20 @@ class Stream:
         await self._room.wait()
         self.put(props)
 
-    async def pump(self) -> bool:
-        """Carry updates to the mailbox until `close`.
-
-        Returns:
-            False when the call is not this worker's any more, or `error` keeps it from going on.
-        """
-        while True:
-            await self._new.wait()
-            self._new.clear()
-            while self._queue:
-                batch = list(itertools.islice(self._queue, EMIT_BATCH))
-                if not await self._emit(batch):
-                    self.stop()
-                    return False
-                # Empty when it was stopped meanwhile.
-                for _ in batch[: len(self._queue)]:
-                    self._queue.popleft()
-                self._room.set()
-            if self._closing:
-                return True
+    async def _pump(self) -> None:
+        """Carry updates to the mailbox until there are none."""
+        while self._queue:
+            batch = list(itertools.islice(self._queue, EMIT_BATCH))
+            if not await self._emit(batch):
+                self._pumping = None
+                self.stop()
+                self.on_loss()
+                return
+            # Empty when it was stopped meanwhile.
+            for _ in batch[: len(self._queue)]:
+                self._queue.popleft()
+            self._room.set()
+        self._pumping = None
 
     async def _emit(self, batch: list[bytes]) -> bool:
         number = self._number + 1
@@ -174,10 +173,13 @@ class Stream:
                 return False
         return False
 
-    def close(self) -> None:
-        """No more will come: `pump` ends when all is sent."""
-        self._closing = True
-        self._new.set()
+    async def close(self) -> None:
+        """Return when all is sent."""
+        pumping = self._pumping
+        if pumping is not None:
+            await asyncio.wait([pumping])
+            if not pumping.cancelled():
+                pumping.result()
 
 
 def _end_fork_of(pid: int) -> None:
@@ -291,36 +293,39 @@ class Execution:
         if spec.cache_key and not await self._leads(spec):
             return
         stream = Stream(self._store, self._worker, spec)
-        pump = asyncio.create_task(stream.pump(), name=f"events {spec.id}")
         for update in spec.on_start:
             stream.put(update)
         task = asyncio.create_task(self._outcome(claimed, executor, stream), name=f"run {spec.id}")
+        stream.on_loss = task.cancel
         self._running[spec.id] = task
-        pump.add_done_callback(lambda _: None if not stream.is_shutdown else task.cancel())
+        outcome = None
         try:
             outcome = await self._settled(task, stream, spec)
-            stream.close()
-            outcome = await self._after_events(pump, stream, outcome, spec)
-            await asyncio.shield(asyncio.create_task(self._conclude(claimed, outcome)))
+            outcome = await self._after_events(stream, outcome, spec)
+            await self._conclude(claimed, outcome)
         except asyncio.CancelledError:
             # The worker stops and its grace is over. The page is told, and the loop goes on down.
             stream.stop()
             task.cancel()
             await asyncio.wait([task], timeout=UNWIND_S)
-            outcome = self._error(
-                Status.WORKER_LOST, "WorkerLost", "The worker was stopped while it ran this.", spec
-            )
-            try:
-                async with asyncio.timeout(LAST_WORDS_S):
-                    await self._conclude(claimed, outcome)
-            except TimeoutError:
-                # Redis is away, and the lease runs out when it is back.
-                logger.warning("! %s is left to the sweepers", spec.id, extra={"call_id": spec.id})
+            await self._last_words(claimed, outcome)
             raise
         finally:
             stream.stop()
-            pump.cancel()
             del self._running[spec.id]
+
+    async def _last_words(self, claimed: Claimed, outcome: Outcome | None) -> None:
+        """What becomes of a call whose worker stops. Safe to say twice."""
+        spec = claimed.spec
+        outcome = outcome or self._error(
+            Status.WORKER_LOST, "WorkerLost", "The worker was stopped while it ran this.", spec
+        )
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._conclude(claimed, outcome)
+        except TimeoutError:
+            # Redis is away, and the lease runs out when it is back.
+            logger.warning("! %s is left to the sweepers", spec.id, extra={"call_id": spec.id})
 
     async def _leads(self, spec: CallSpec) -> bool:
         """Whether this call has to compute its result: nobody has, and nobody is at it."""
@@ -393,11 +398,9 @@ class Execution:
             return bridge.outcome_of_error(error, spec.id, self._worker)
         return task.result()
 
-    async def _after_events(
-        self, pump: "asyncio.Task[bool]", stream: Stream, outcome: Outcome, spec: CallSpec
-    ) -> Outcome:
+    async def _after_events(self, stream: Stream, outcome: Outcome, spec: CallSpec) -> Outcome:
         """Updates before outcome, also for an outcome that is an error."""
-        await pump
+        await stream.close()
         if stream.error is not None:
             kind = type(stream.error).__name__
             return self._error(Status.FAILED, kind, str(stream.error), spec)

@@ -121,9 +121,11 @@ class _Entrance:
         if way is None or not _is_ordinary(scope) or not _nobody_watches(server, way):
             return ASGIHTTPConnection(server, scope)
         snapshot = _snapshot(server, scope)
-        if snapshot is None:
+        task = asyncio.current_task()
+        # Some servers run a request in something that cannot be cancelled.
+        if snapshot is None or type(task) is not asyncio.Task:
             return ASGIHTTPConnection(server, scope)
-        return _Connection(server, scope, way, snapshot)
+        return _Connection(server, scope, way, snapshot, task)
 
 
 def _is_ordinary(scope: Any) -> bool:
@@ -133,8 +135,6 @@ def _is_ordinary(scope: Any) -> bool:
         and not scope.get("root_path")
         and scope["http_version"] >= "1.1"
         and "_quart._preserve_context" not in scope
-        # Some servers run a request in something that cannot be cancelled.
-        and type(asyncio.current_task()) is asyncio.Task
     )
 
 
@@ -197,18 +197,26 @@ def _snapshot(server: Quart, scope: Any) -> RequestSnapshot | None:
 class _Connection(ASGIHTTPConnection):
     """One request."""
 
-    def __init__(self, app: Quart, scope: Any, way: Way, snapshot: RequestSnapshot) -> None:
+    def __init__(
+        self,
+        app: Quart,
+        scope: Any,
+        way: Way,
+        snapshot: RequestSnapshot,
+        task: "asyncio.Task[Any]",
+    ) -> None:
         super().__init__(app, scope)
         self._way = way
         self._snapshot = snapshot
-        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._task = task
         self._slow = False
         self._arm: Callable[[], Guard] | None = None
         self._guard: Guard | None = None
         self._cut = False
 
     async def __call__(self, receive: Any, send: Any) -> None:
-        noticing = asyncio.get_running_loop().call_later(UNNOTICED_S, self._notice)
+        # To ask for the running loop is a system call on Python 3.11.
+        noticing = self._task.get_loop().call_later(UNNOTICED_S, self._notice)
         try:
             await self._serve(receive, send)
         finally:

@@ -47,7 +47,7 @@ class LocalCall:
     """
 
     def __init__(self, outbox: Outbox, page: str, request: str, instance: str = "") -> None:
-        self.id = call_id(page, request)
+        self.id = call_id(outbox.session, page, request)
         self.session = outbox.session
         self.page = page
         self.instance = instance
@@ -243,7 +243,7 @@ class LocalCalls:
 
     def unwant(self, session: str, page: str, request: str) -> None:
         """A page no longer wants the answer to a request."""
-        call = self._running.get((session, call_id(page, request)))
+        call = self._running.get((session, call_id(session, page, request)))
         if call is not None:
             call.unwant()
 

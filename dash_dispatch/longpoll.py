@@ -7,32 +7,38 @@ direct messages: all goes by mail.
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import orjson
 from quart import Response, request
+from quart.wrappers.response import DataBody
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from dash_dispatch import bridge, guards
 from dash_dispatch.errors import DispatchError, Forbidden, PayloadTooLarge
 from dash_dispatch.logins import ENDED
 from dash_dispatch.protocol import (
-    Mark,
     check_version,
     decode_poll,
     decode_send,
     encode_frame,
     message_of,
+    slices,
     welcome,
 )
 from dash_dispatch.relay import is_cursor
 from dash_dispatch.runtime import Runtime
 from dash_dispatch.session import Session
+from dash_dispatch.store import Entry
 
 logger = logging.getLogger(__name__)
 
 GONE = 410
 RETRY_AFTER_S = 1
+
+SLICE_BYTES = 256 * 1024
+"""What is given to the server at once, of a large response."""
 
 HEAR_OUT_S = 10.0
 """How long a body that is too large is let come in, to be dropped."""
@@ -58,7 +64,7 @@ async def send(app: Any, runtime: Runtime) -> Response:
         finally:
             services.sessions.close(session)
         token = signer.sign(session.id)
-        return _frame([(None, welcome(token, resumed=known is not None))])
+        return _frame(encode_frame([(None, welcome(token, resumed=known is not None))]))
     except DispatchError as error:
         return _refuse(error)
 
@@ -75,17 +81,15 @@ async def poll(app: Any, runtime: Runtime) -> Response:
         cursor = body.cursor if body.cursor is not None and is_cursor(body.cursor) else None
         session = services.sessions.open(known)
         try:
-            return _frame(await _mail(app, runtime, session, cursor))
+            entries = await _mail(app, runtime, session, cursor)
+            return _frame(await _text(entries, debug=bridge.shows_errors(app)))
         finally:
             services.sessions.close(session)
     except DispatchError as error:
         return _refuse(error)
 
 
-async def _mail(
-    app: Any, runtime: Runtime, session: Session, cursor: str | None
-) -> list[tuple[Mark, bytes]]:
-    debug = bridge.shows_errors(app)
+async def _mail(app: Any, runtime: Runtime, session: Session, cursor: str | None) -> list[Entry]:
     services = runtime.services()
     snapshot = guards.snapshot(app, request)
     user = await services.logins.identify(snapshot)
@@ -103,7 +107,7 @@ async def _mail(
                             raise Forbidden(ENDED)
                         if entries := await reader.read():
                             session.heard(entry.event for entry in entries)
-                            return [(e.id, message_of(e.event, debug=debug)) for e in entries]
+                            return entries
     await services.sessions.give_up_lost(session)
     return []
 
@@ -151,8 +155,33 @@ async def _hear_out() -> None:
             await body._complete.wait()  # noqa: SLF001 - Quart has no public word for it
 
 
-def _frame(pairs: list[tuple[Mark, bytes]]) -> Response:
-    response = Response(encode_frame(pairs), content_type="application/json")
+async def _text(entries: list[Entry], *, debug: bool) -> bytes:
+    def text() -> bytes:
+        return encode_frame((entry.id, message_of(entry.event, debug=debug)) for entry in entries)
+
+    # A large one is copied, and the loop would stand still meanwhile.
+    return await asyncio.to_thread(text) if any(entry.aside for entry in entries) else text()
+
+
+class _Slices(DataBody):
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._parts()
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        for part in slices(self.data[self.begin : self.end], SLICE_BYTES):
+            yield part
+            # Sending alone waits only when the other side does not keep up.
+            await asyncio.sleep(0)
+
+
+class SlicedResponse(Response):
+    """For what may be large: servers copy what they are given, and the loop waits for that."""
+
+    data_body_class = _Slices
+
+
+def _frame(text: bytes) -> Response:
+    response = SlicedResponse(text, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response
 

@@ -6,7 +6,6 @@ calls per second that was most of a worker's work. The idea is that of StackExch
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import redis.exceptions as redis_errors
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
-from dash_dispatch import tasks
+from dash_dispatch.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -38,36 +37,40 @@ _LOST = (
 """Another connection may be better: to a Redis that came back, or to the new primary."""
 
 
-class Link:
+class Link(Wire):
     """A connection in use: what was asked on it, and what waits to be sent."""
 
     def __init__(self, connection: AbstractConnection, timeout_s: float) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         # Bounded by who asks: each waits for its reply.
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._unsent: list[bytes] = []
-        self._more = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self.lost = False
-        self._tasks = [
-            asyncio.create_task(self._write(), name="redis writer"),
-            asyncio.create_task(self._read(), name="redis reader"),
-        ]
 
     def ask(self, command: tuple[Any, ...]) -> "asyncio.Future[Any]":
-        """Send a command with all others of this turn of the loop."""
+        """Send a command; while replies are awaited, with all others of this turn of the loop."""
         # The client's own packing is in Python, and a script of ours has some thirty arguments.
         # First of all: what cannot be packed must not be waited for, or all replies go astray.
         packed = hiredis.pack_command(command)
         reply: asyncio.Future[Any] = self._loop.create_future()
+        if not self._asked:
+            # Nobody is waited for: nothing would be gained by waiting for others.
+            self.send(packed)
+        else:
+            if not self._unsent:
+                self._loop.call_soon(self._flush)
+            self._unsent.append(packed)
         self._asked.append((reply, self._loop.time()))
-        self._unsent.append(packed)
-        self._more.set()
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._look)
         return reply
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if not self.lost:
+            self.send(b"".join(unsent))
 
     def _look(self) -> None:
         """A reply that does not come is the sign of a connection that is gone unnoticed."""
@@ -76,57 +79,29 @@ class Link:
             return
         left_s = self._asked[0][1] + self._timeout_s - self._loop.time()
         if left_s <= 0:
-            self._lose(redis_errors.TimeoutError(f"no reply within {self._timeout_s:g} s"))
+            self.lose(redis_errors.TimeoutError(f"no reply within {self._timeout_s:g} s"))
         else:
             self._timer = self._loop.call_later(left_s, self._look)
 
-    async def _write(self) -> None:
-        try:
-            while True:
-                await self._more.wait()
-                self._more.clear()
-                unsent, self._unsent = self._unsent, []
-                await self._connection.send_packed_command(unsent, check_health=False)
-        except (redis_errors.RedisError, OSError) as error:
-            self._lose(error)
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                try:
-                    found = await self._connection.read_response(disconnect_on_error=False)
-                except redis_errors.ConnectionError:
-                    raise
-                except redis_errors.ResponseError as error:
-                    found = error
-                reply, _ = self._asked.popleft()
-                if reply.done():
-                    # Whoever asked was cancelled.
-                    continue
-                if isinstance(found, Exception):
-                    reply.set_exception(found)
-                else:
-                    reply.set_result(found)
-        except (redis_errors.RedisError, OSError) as error:
-            self._lose(error)
-
-    def _lose(self, error: Exception) -> None:
-        if self.lost:
+    def on_reply(self, reply: Any) -> None:
+        """For the one who asked first."""
+        waiter, _ = self._asked.popleft()
+        if waiter.done():
+            # Whoever asked was cancelled.
             return
-        self.lost = True
+        if isinstance(reply, Exception):
+            waiter.set_exception(reply)
+        else:
+            waiter.set_result(reply)
+
+    def on_lost(self, error: Exception) -> None:
+        """All who wait are told."""
+        if self._timer is not None:
+            self._timer.cancel()
         asked, self._asked = self._asked, deque()
         for reply, _ in asked:
             if not reply.done():
                 reply.set_exception(redis_errors.ConnectionError(str(error)))
-
-    async def close(self) -> None:
-        """Give it up."""
-        self._lose(redis_errors.ConnectionError("closed"))
-        if self._timer is not None:
-            self._timer.cancel()
-        await tasks.end(self._tasks)
-        with contextlib.suppress(redis_errors.RedisError, OSError):
-            await self._connection.disconnect(nowait=True)
 
 
 class Multiplexer:

@@ -53,15 +53,17 @@ class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="type"):
 
 
 class CallMessage(msgspec.Struct, frozen=True, tag="call", tag_field="type", omit_defaults=True):
-    """Run a callback. Safe to repeat: page and request name one call.
+    """Run a callback. Safe to repeat: page and request name one call of a session.
 
-    ``age_s``: said when it is repeated: for how long the page has been waiting.
+    ``age_s``: said when it is repeated: for how long the page has been waiting. ``lost_session``:
+    said when it was sent in a session that is not to be had any more: it may have run there.
     """
 
     page: Name
     request: Name
     payload: msgspec.Raw
     age_s: float = 0.0
+    lost_session: bool = False
 
 
 class CancelMessage(msgspec.Struct, frozen=True, tag="cancel", tag_field="type"):
@@ -340,7 +342,8 @@ class CallSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     this one does not know is passed over, so that old and new processes read each other's.
 
     Attributes:
-        id: Derived from page and request (`call_id`), so that a repeated request is one call.
+        id: Derived from session, page and request (`call_id`), so that a repeated request is one
+            call.
         session: Whose mailbox its events go to.
         page, request: Names given by the page's renderer.
         output: Dash's id of the callback, or the name of a task (`run`).
@@ -410,9 +413,13 @@ def decode_spec(data: bytes) -> CallSpec:
         raise DecodeError(f"not the record of a call: {error}") from error
 
 
-def call_id(page: str, request: str) -> str:
-    """The id of the call that this request of this page asks for: 32 hexadecimal digits."""
-    return hashlib.sha256(f"{page}\0{request}".encode()).hexdigest()[:32]
+def call_id(session: str, page: str, request: str) -> str:
+    """The id of the call that this request of this page asks for: 32 hexadecimal digits.
+
+    The session is part of it, and a secret: who has somebody else's names of page and request, from
+    a log, asks with them for a call of his own, and cannot tell whether there is another.
+    """
+    return hashlib.sha256(f"{session}\0{page}\0{request}".encode()).hexdigest()[:32]
 
 
 MAX_PAUSE_S: Final = 60.0
@@ -448,7 +455,23 @@ Mark = str | int | None
 
 def encode_frame(pairs: Iterable[tuple[Mark, bytes]]) -> bytes:
     """A frame: a JSON array of ``[mark, message]``; the messages are JSON text already."""
-    return b"[" + b",".join(b"[%b,%b]" % (orjson.dumps(m), text) for m, text in pairs) + b"]"
+    # Large at times: joined once.
+    parts: list[bytes] = []
+    for mark, text in pairs:
+        parts += (b",[" if parts else b"[[", orjson.dumps(mark), b",", text, b"]")
+    return b"".join((*parts, b"]")) if parts else b"[]"
+
+
+def slices(text: bytes, size: int) -> Iterator[bytes]:
+    """A text in parts of about ``size`` bytes, none of which ends in the middle of a character."""
+    start = 0
+    while start < len(text):
+        end = start + size
+        # A character has at most four bytes.
+        while start + size - end < 3 and end < len(text) and text[end] & 0xC0 == 0x80:
+            end -= 1
+        yield text[start:end]
+        start = end
 
 
 def pieces(mark: Mark, text: bytes, size: int) -> Iterator[str]:
@@ -459,14 +482,8 @@ def pieces(mark: Mark, text: bytes, size: int) -> Iterator[str]:
     second for 20 MB.
     """
     yield f"+[[{orjson.dumps(mark).decode()},"
-    start = 0
-    while start < len(text):
-        end = start + size
-        # Not in the middle of a character.
-        while end < len(text) and text[end] & 0xC0 == 0x80:
-            end -= 1
-        yield f"+{text[start:end].decode()}"
-        start = end
+    for part in slices(text, size):
+        yield f"+{part.decode()}"
     yield "=]]"
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Any
 
-from dash_dispatch import bridge
+from dash_dispatch import bridge, memory
 from dash_dispatch.caller import Caller, Scope
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import ConfigError, StoreError, StoreUnavailable
@@ -109,6 +109,7 @@ class Runtime:
         """
         await asyncio.to_thread(bridge.ready, self.app)
         bridge.thread_page_layouts(self.threads.wrap)
+        memory.settle()
         offloaded = bridge.offloaded_of(self.app)
         services = self.services()
         try:

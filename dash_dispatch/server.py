@@ -193,7 +193,7 @@ class DispatchServer(backend.QuartServer):
         if outcome.status in SILENT:
             return Response("", 204)
         if outcome.status is Status.OK:
-            response = Response(outcome.body, content_type="application/json")
+            response = longpoll.SlicedResponse(outcome.body, content_type="application/json")
             bridge.replay(outcome.response, response, getattr(g, "timing_information", None))
             return response
         text = describe(outcome.failure, debug=bridge.shows_errors(app))
@@ -213,7 +213,8 @@ class DispatchServer(backend.QuartServer):
         server.add_websocket(
             f"{prefix}_dash-ws-callback", f"{prefix}_dash-ws-callback", websocket_view
         )
-        sockets.install(server, f"{prefix}_dash-ws-callback")
+        longest = self.runtime.settings.max_request_bytes
+        sockets.install(server, f"{prefix}_dash-ws-callback", longest)
 
         async def send_view() -> Response:
             return await longpoll.send(dash_app, self.runtime)

@@ -225,7 +225,7 @@ class Sessions:
                 # A callback of this process goes on, as with stock Dash: it may have effects. It
                 # can ask.
                 self._local.unwant(session.id, page, request)
-                await self._cancel(session, call_id(page, request))
+                await self._cancel(session, call_id(session.id, page, request))
             case PropsMessage(request=request, payload=payload):
                 self._local.answer(session.id, request, payload)
             case ByeMessage(page=page):
@@ -258,7 +258,7 @@ class Sessions:
         except DispatchError as error:
             if session.voice.take():
                 logger.warning("! refused: %s", error)
-            self._answer(session, message, _refusal(error, message))
+            self._answer(session, message, _refusal(error, _id(session, message)))
 
     async def _dispatch(
         self, session: Session, message: CallMessage, asked: Asked, snapshot: RequestSnapshot
@@ -290,14 +290,17 @@ class Sessions:
         offloaded: Offloaded,
         snapshot: RequestSnapshot,
     ) -> None:
+        if message.lost_session:
+            # What it says lies in a mailbox that this browser cannot open (any more).
+            text = "The connection was away for too long; the result cannot be delivered."
+            self._answer_expired(session, message, text)
+            return
         if message.age_s > self._settings.session_ttl_s and not await self._is_kept(
             session, message
         ):
             # Nobody knows whether it has run: it is not run (again) behind the page's back.
             text = "The page was away for too long; the result is not kept any more. Ask again."
-            call = call_id(message.page, message.request)
-            lost = failed(Status.EXPIRED, "CallExpired", text, call=call)
-            self._answer(session, message, lost)
+            self._answer_expired(session, message, text)
             return
         spec, admission = await self._submitter.submit(
             asked,
@@ -312,12 +315,6 @@ class Sessions:
             self._answer(session, message, admission)
         elif admission.status == "dropped":
             self._answer(session, message, Outcome(Status.NO_UPDATE))
-        elif admission.session != session.id:
-            # Known, and not this session's: it lost its handle while the callback ran, and
-            # what the callback said lies in a mailbox that it cannot open any more.
-            text = "The connection was away for too long; the result cannot be delivered."
-            lost = failed(Status.EXPIRED, "CallExpired", text, call=spec.id)
-            self._answer(session, message, lost)
         else:
             session.awaited[spec.id] = (message.page, message.request)
             if spec.on_leave is OnLeave.CANCEL:
@@ -348,14 +345,19 @@ class Sessions:
 
     async def _is_kept(self, session: Session, message: CallMessage) -> bool:
         """Whether a call that was asked for long ago is known, and its outcome, if it has one."""
-        status = await self._store.status(call_id(message.page, message.request))
+        status = await self._store.status(_id(session, message))
         if status is None or status in ("queued", "started"):
             return status is not None
         return await self._store.has_mail(session.id)
 
     def _answer(self, session: Session, message: CallMessage, outcome: Outcome) -> None:
-        call = call_id(message.page, message.request)
+        call = _id(session, message)
         session.outbox.put(Event(message.page, message.request, call, outcome))
+
+    def _answer_expired(self, session: Session, message: CallMessage, text: str) -> None:
+        call = _id(session, message)
+        outcome = failed(Status.EXPIRED, "CallExpired", text, call=call)
+        self._answer(session, message, outcome)
 
     async def _cancel(self, session: Session, call: str) -> None:
         """Cancel a call of this session; somebody else's is left alone."""
@@ -382,9 +384,13 @@ class Sessions:
                 await self._store.cancel(active.id)
 
 
-def _refusal(error: DispatchError, message: CallMessage) -> Outcome:
+def _id(session: Session, message: CallMessage) -> str:
+    return call_id(session.id, message.page, message.request)
+
+
+def _refusal(error: DispatchError, call: str) -> Outcome:
     kind = type(error).__name__
     text = str(error)
     if not isinstance(error, SubmitError):
         logger.error("! %s: %s", kind, text)
-    return failed(Status.FAILED, kind, text, call=call_id(message.page, message.request))
+    return failed(Status.FAILED, kind, text, call=call)

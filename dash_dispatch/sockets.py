@@ -8,32 +8,70 @@ browser's next word, among other things, and hears of the end there.
 
 import asyncio
 import contextlib
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, Final, cast
 
-from quart import Quart
+from quart import Quart, Websocket
 from quart.asgi import ASGIWebsocketConnection
 from quart.signals import websocket_received
+from werkzeug.datastructures import Headers
+
+Header = tuple[bytes, bytes]
+
+_ALIKE: Final = frozenset(
+    {
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"connection",
+        b"host",
+        b"origin",
+        b"pragma",
+        b"sec-websocket-extensions",
+        b"sec-websocket-version",
+        b"upgrade",
+        b"user-agent",
+    }
+)
+"""Headers that many browsers of a site send alike, and that do not let anybody in."""
+
+MAX_SHARED: Final = 1024
+MAX_SHARED_BYTES: Final = 256
+"""So many of them, and so long ones, are held once for all who send them. Server and Quart hold
+them for as long as a page is open, and they are a tenth of what it takes."""
 
 
-def install(server: Quart, path: str) -> None:
-    """Serve websockets of this path so, unless the server has a way of its own."""
+ROOM_BYTES: Final = 64 * 1024
+"""What a message may have beside its request. One that is a little too long is refused in words;
+far longer ones close their connection, with code 1009."""
+
+
+def install(server: Quart, path: str, request_bytes: int) -> None:
+    """Serve websockets of this path so, unless the server has a way of its own.
+
+    Args:
+        server: The app's.
+        path: The websocket's.
+        request_bytes: How long a request may be.
+    """
     entrance = cast(Any, server).asgi_websocket_class
     if entrance is ASGIWebsocketConnection:
         entrance = _Entrance()
         cast(Any, server).asgi_websocket_class = entrance
     if isinstance(entrance, _Entrance):
-        entrance.paths.add(path)
+        entrance.longest[path] = request_bytes + ROOM_BYTES
 
 
 class _Entrance:
     """In place of ``Quart.asgi_websocket_class``: others' websockets are as ever."""
 
     def __init__(self) -> None:
-        self.paths: set[str] = set()
+        self.longest: dict[str, int] = {}
+        """Path → bytes of the longest message."""
 
     def __call__(self, server: Quart, scope: Any) -> ASGIWebsocketConnection:
-        if scope["path"] in self.paths:
-            return _Connection(server, scope)
+        if (longest := self.longest.get(scope["path"])) is not None:
+            return _Connection(server, scope, longest)
         return ASGIWebsocketConnection(server, scope)
 
 
@@ -58,17 +96,20 @@ class _Words:
 
 
 class _Connection(ASGIWebsocketConnection):
-    def __init__(self, server: Quart, scope: Any) -> None:
+    def __init__(self, server: Quart, scope: Any, longest_bytes: int) -> None:
         # Not Quart's own, which makes the queue.
         self.app = server
         self.scope = scope
+        scope["headers"] = [_shared(*header)[0] for header in scope["headers"]]
         self._accepted = False
         self._closed = False
+        self._longest_bytes = longest_bytes
 
     async def __call__(self, receive: Any, send: Any) -> None:
         if (await receive())["type"] != "websocket.connect":
             return
         _hold_no_windows(send)
+        _bound_messages(send, self._longest_bytes)
         words = _Words(receive)
         cast(Any, self).queue = words
         try:
@@ -77,10 +118,31 @@ class _Connection(ASGIWebsocketConnection):
             if not words.ended:
                 raise
 
+    def _create_websocket_from_scope(self, send: Any) -> Websocket:
+        websocket = super()._create_websocket_from_scope(send)
+        headers = Headers([("Remote-Addr", websocket.headers["Remote-Addr"])])
+        for header in self.scope["headers"]:
+            headers.add(*_shared(*header)[1])
+        websocket.headers = headers
+        return websocket
+
     async def send_data(self, send: Any, data: str | bytes) -> None:
         # Uvicorn says so when nobody is there any more; so will the next word.
         with contextlib.suppress(OSError):
             await super().send_data(send, data)
+
+
+def _shared(name: bytes, value: bytes) -> tuple[Header, tuple[str, str]]:
+    """A header that equals this one, and the same as Quart has it."""
+    is_alike = name in _ALIKE and len(value) <= MAX_SHARED_BYTES
+    return _first(name, value) if is_alike else _both(name, value)
+
+
+def _both(name: bytes, value: bytes) -> tuple[Header, tuple[str, str]]:
+    return (name, value), (name.decode("latin1").title(), value.decode("latin1"))
+
+
+_first = lru_cache(MAX_SHARED)(_both)
 
 
 def _hold_no_windows(send: Any) -> None:
@@ -100,3 +162,16 @@ def _hold_no_windows(send: Any) -> None:
             else offer
             for offer in offered
         ]
+
+
+def _bound_messages(send: Any, longest_bytes: int) -> None:
+    """Let Hypercorn take messages that are as long as ours may be, and no longer ones.
+
+    It has a limit of its own (16 MiB), which stands where somebody has set it to something else.
+    Uvicorn's is an option of its command alone.
+    """
+    stream = getattr(send, "__self__", None)
+    default = getattr(type(getattr(stream, "config", None)), "websocket_max_message_size", None)
+    buffer = getattr(stream, "buffer", None)
+    if default is not None and getattr(buffer, "max_length", None) == default:
+        cast(Any, buffer).max_length = longest_bytes

@@ -64,6 +64,7 @@ lane, so a Redis Cluster would need all in one slot: a single Redis (with replic
 Every error of the client is mapped to `StoreError` or `StoreUnavailable`.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from importlib import resources
@@ -110,6 +111,9 @@ find the work by themselves, a little later."""
 BETWEEN_POLLS_S = 2.0
 """A browser that polls is without a connection now and then, and has not left for that."""
 
+PART_BYTES = 2**20
+"""Large results are read in parts of this size."""
+
 LIBRARIES = 200
 """Component libraries that web processes may import because a callback has; the oldest go first."""
 
@@ -124,6 +128,7 @@ SCRIPTS = (
     "beat",
     "claim",
     "create",
+    "dismiss",
     "emit",
     "finish",
     "lead",
@@ -521,7 +526,7 @@ class Store:
             The call; ``"more"`` when `claim` has to choose; None when there is nothing to do now.
         """
         keys = self.keys
-        record = await self._run(
+        found = await self._run(
             "take",
             [
                 keys.call(wake.call),
@@ -536,9 +541,9 @@ class Store:
             ],
             [wake.call, worker, wake.gate, _ms(self._settings.call_ttl_s), int(in_turn)],
         )
-        if record == [b"more"]:
+        if found == [b"more"]:
             return "more"
-        return await self._claimed(worker, wake.call, record)
+        return await self._claimed(worker, wake.call, found)
 
     @translated
     async def claim(self, worker: str, lane: str, count: int) -> list[str]:
@@ -575,21 +580,21 @@ class Store:
     @translated
     async def start(self, worker: str, call: str) -> Claimed | None:
         """Begin to run a claimed call; None when it was cancelled or has expired."""
-        record = await self._run(
+        found = await self._run(
             "start", [self.keys.call(call), self.keys.running(worker)], [call, worker]
         )
-        if record == [b"ended"]:
+        if found == [b"ended"]:
             await self.forget(worker, call)
             return None
-        return await self._claimed(worker, call, record)
+        return await self._claimed(worker, call, found)
 
-    async def _claimed(self, worker: str, call: str, record: Sequence[bytes]) -> Claimed | None:
-        if not record:
+    async def _claimed(self, worker: str, call: str, found: Sequence[Any]) -> Claimed | None:
+        if not found:
             return None
-        fields = dict(zip(record[::2], record[1::2], strict=True))
+        spec, attempt = found
         try:
-            return Claimed(decode_spec(fields[b"spec"]), int(fields[b"attempt"]))
-        except (DecodeError, KeyError, ValueError) as error:
+            return Claimed(decode_spec(spec), attempt)
+        except DecodeError as error:
             # Nobody can be told: whose it is stands in there.
             logger.error("! %s is not a call: %s", call, error, extra={"call_id": call})
             await self._redis.unlink(self.keys.call(call))
@@ -912,6 +917,19 @@ class Store:
             await pipe.execute()
 
     @translated
+    async def is_given_up(self, worker: str) -> bool:
+        """Whether the worker is lost, and its calls are being settled."""
+        score = await cast(Awaitable[float | None], self._redis.zscore(self.keys.workers, worker))
+        return score == 0
+
+    @translated
+    async def dismiss(self, worker: str) -> bool:
+        """A lost worker's calls are settled; False when they are not, or somebody has said so."""
+        keys = self.keys
+        names = [keys.workers, keys.capacity, keys.running(worker)]
+        return bool(await self._run("dismiss", names, [worker]))
+
+    @translated
     async def claimed_by(self, worker: str) -> list[tuple[str, CallSpec | None, int]]:
         """Calls that a worker has claimed: id, the call (None: it has ended), attempt (0: none)."""
         members = await cast(Awaitable[list[bytes]], self._redis.hkeys(self.keys.running(worker)))
@@ -1102,8 +1120,8 @@ class Store:
         aside = b"a" in fields
         if not aside:
             return Entry(id_, _event_from(fields, fields.get(b"b", b"")), aside)
-        body = await self._redis.get(self.keys.result(fields[b"c"].decode()))
-        if body is not None:
+        body = await self._large(self.keys.result(fields[b"c"].decode()))
+        if body:
             return Entry(id_, _event_from(fields, body), aside)
         call = fields[b"c"].decode()
         gone = failed(
@@ -1111,6 +1129,21 @@ class Store:
         )
         event = Event(fields[b"p"].decode(), fields[b"r"].decode(), call, gone)
         return Entry(id_, event, aside)
+
+    async def _large(self, key: str) -> bytes:
+        """A result that stands aside; empty when it is gone.
+
+        As a whole it would be copied twice while the event loop waits: 20 ms for 20 MB. Parts are
+        copied as they come, and joined in a thread, which leaves the interpreter to the others.
+        """
+        size = await self._shared.ask("STRLEN", key)
+        # All of one moment: another attempt may write it anew.
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for start in range(0, size, PART_BYTES):
+                last = start + PART_BYTES >= size
+                pipe.getrange(key, start, -1 if last else start + PART_BYTES - 1)
+            parts: list[bytes] = await pipe.execute()
+        return await asyncio.to_thread(b"".join, parts)
 
     @translated
     async def trim(self, session: str, cursor: str) -> None:

@@ -156,7 +156,7 @@ class Submitter:
             QueueFull: Too many are waiting.
             StoreUnavailable: Redis cannot be reached.
         """
-        call = call_id(page, request)
+        call = call_id(session, page, request)
         snapshot = await self._with_custom_data(call, asked, snapshot)
         who = await self.identify(session, snapshot, stream=stream)
         match = bridge.match_values(asked.entry, asked.body)

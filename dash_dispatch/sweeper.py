@@ -76,11 +76,14 @@ class Sweeper:
     async def _give_up(self, worker: str) -> int:
         count = 0
         for call, spec, attempt in await self._store.claimed_by(worker):
+            if not await self._store.is_given_up(worker):
+                # Another sweeper was faster, and what the worker has now is its own.
+                break
             if spec is None:
                 await self._store.forget(worker, call)
             else:
                 count += await self._settle(worker, call, spec, attempt)
-        await self._store.leave(worker)
+        await self._store.dismiss(worker)
         return count
 
     async def _settle(self, worker: str, call: str, spec: CallSpec, attempt: int) -> int:

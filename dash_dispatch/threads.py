@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
@@ -80,9 +81,12 @@ class Threads:
 class _Call:
     """One function to run, and the loop that waits for it."""
 
-    def __init__(self, function: Callable[[], Any], ended: Callable[[], None]) -> None:
+    def __init__(
+        self, function: Callable[[], Any], ended: Callable[[], None], desk: "_Desk"
+    ) -> None:
         self._ended = ended
-        self.loop = asyncio.get_running_loop()
+        self._desk = desk
+        self.loop = desk.loop
         self.future: asyncio.Future[Result] = self.loop.create_future()
         self._function = function
 
@@ -91,9 +95,7 @@ class _Call:
         result: Result = None, None
         if not self.future.cancelled():
             result = self._outcome()
-        # It fails when the loop is closed: nobody waits.
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._done, result)
+        self._desk.hand_over(self, result)
 
     def _outcome(self) -> Result:
         # So that `async_to_sync` in a callback finds the loop, as in asgiref's own threads.
@@ -104,11 +106,37 @@ class _Call:
         except BaseException as error:  # noqa: BLE001 - whatever it is, it goes to the one who waits
             return None, error
 
-    def _done(self, result: Result) -> None:
+    def done(self, result: Result) -> None:
+        """On the loop."""
         self._ended()
         if not self.future.done():
             # An exception may be one that a future refuses to carry: StopIteration.
             self.future.set_result(result)
+
+
+class _Desk:
+    """Where threads hand to a loop what they have done: all that is there at each wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._results: deque[tuple[_Call, Result]] = deque()
+        self._rung = False
+
+    def hand_over(self, call: _Call, result: Result) -> None:
+        """In a thread."""
+        self._results.append((call, result))
+        if not self._rung:
+            self._rung = True
+            # It fails when the loop is closed: nobody waits.
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        # First: what is handed over from now on rings again, even if it is taken here.
+        self._rung = False
+        while self._results:
+            call, result = self._results.popleft()
+            call.done(result)
 
 
 class _Crew:
@@ -119,10 +147,14 @@ class _Crew:
         self._line: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._open = 0
+        self._desk: _Desk | None = None
 
     def call(self, function: Callable[[], Any]) -> "asyncio.Future[Result]":
         """Get in line."""
-        call = _Call(function, self._ended)
+        loop = asyncio.get_running_loop()
+        if self._desk is None or self._desk.loop is not loop:
+            self._desk = _Desk(loop)
+        call = _Call(function, self._ended, self._desk)
         self._open += 1
         if self._open > len(self._threads) < self._size:
             self._hire()

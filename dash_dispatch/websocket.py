@@ -29,6 +29,7 @@ from dash_dispatch.protocol import (
 from dash_dispatch.relay import FALLBACK_S, MailboxReader, is_cursor
 from dash_dispatch.runtime import Runtime, Services
 from dash_dispatch.session import Session, Sessions
+from dash_dispatch.store import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -260,10 +261,17 @@ async def _send_news(
     if reader.has_news:
         entries = await reader.read()
         session.heard(entry.event for entry in entries)
-        pairs += [(entry.id, message_of(entry.event, debug=debug)) for entry in entries]
+        pairs += [(entry.id, await _message_of(entry, debug=debug)) for entry in entries]
     for batch in _batches(pairs):
         await _send_batch(batch, in_pieces=connection.takes_pieces)
     return bool(pairs)
+
+
+async def _message_of(entry: Entry, *, debug: bool) -> bytes:
+    if not entry.aside:
+        return message_of(entry.event, debug=debug)
+    # It is large, and copied: 10 ms for 20 MB, in which the loop would stand still.
+    return await asyncio.to_thread(message_of, entry.event, debug=debug)
 
 
 async def _wait_for_news(

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, cast
 
 import httpx
+from itsdangerous import URLSafeTimedSerializer
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
+from dash_dispatch.protocol import call_id
 from tests.stack import body, eventually
 
 WITHIN_S = 20.0
@@ -75,6 +77,12 @@ class Client(ABC):
         self.welcomes: list[Message] = []
         self.on_message: Callable[[Message], None] | None = None
         self._reading: asyncio.Task[None] | None = None
+
+    def call_id(self, request: str, page: str | None = None) -> str:
+        """The id of one of its calls, as it stands in Redis and in logs."""
+        assert self.session is not None
+        session = URLSafeTimedSerializer("").loads_unsafe(self.session)[1]
+        return call_id(str(session), page or self.page, request)
 
     @property
     def headers(self) -> dict[str, str]:

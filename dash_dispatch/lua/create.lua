@@ -34,15 +34,17 @@ local ttl_ms = tonumber(ARGV[4])
 local class = 10 - tonumber(ARGV[12])
 local user = class .. ' ' .. ARGV[13]
 local field = 'turn ' .. class .. ' ' .. ARGV[9]
-local clock = redis.call('HMGET', KEYS[9], field, 'turn ' .. class)
+local clock = redis.call('HMGET', KEYS[9], field, 'turn ' .. class, 'arrivals')
 local served = tonumber(clock[1] or 0)
-local low, high = class * 2 ^ 48, (class + 1) * 2 ^ 48 - 1
-if not clock[1] or redis.call('ZCOUNT', KEYS[2], string.format('%.0f', low), string.format('%.0f', high)) == 0 then
-  served = math.max(served, tonumber(clock[2] or 0), class * 2 ^ 36)
-  redis.call('HSET', KEYS[9], field, served)
+local function nobody_waits()
+  local low, high = class * 2 ^ 48, (class + 1) * 2 ^ 48 - 1
+  return waiting == 0
+    or redis.call('ZCOUNT', KEYS[2], string.format('%.0f', low), string.format('%.0f', high)) == 0
 end
+if not clock[1] or nobody_waits() then served = math.max(served, tonumber(clock[2] or 0), class * 2 ^ 36) end
 local turn = math.max(served, tonumber(redis.call('ZSCORE', KEYS[8], user) or 0)) + 1
-local arrival = redis.call('HINCRBY', KEYS[9], 'arrivals', 1)
+local arrival = tonumber(clock[3] or 0) + 1
+redis.call('HSET', KEYS[9], field, served, 'arrivals', arrival)
 redis.call('ZADD', KEYS[8], turn, user)
 local place = string.format('%.0f', turn * 2 ^ 12 + arrival % 2 ^ 12)
 redis.call('PEXPIRE', KEYS[8], ttl_ms)
@@ -90,8 +92,9 @@ end
 if runs then
   redis.call('ZADD', KEYS[2], place, ARGV[1])
   redis.call('PEXPIRE', KEYS[2], ttl_ms)
-  for _, token in ipairs(tokens) do redis.call('LPUSH', KEYS[3], token) end
-  redis.call('LTRIM', KEYS[3], 0, tonumber(ARGV[16]) - 1)
+  local length
+  for _, token in ipairs(tokens) do length = redis.call('LPUSH', KEYS[3], token) end
+  if length > tonumber(ARGV[16]) then redis.call('LTRIM', KEYS[3], 0, tonumber(ARGV[16]) - 1) end
   redis.call('PEXPIRE', KEYS[3], ttl_ms)
 end
 return answer

@@ -63,7 +63,7 @@ end
 if worker ~= '' and (call[1] ~= 'started' or call[2] ~= worker) then return {'late', ''} end
 
 local item = id .. ':' .. call[3]
-local holder = redis.call('LINDEX', KEYS[6], 0)
+local holder = ARGV[7] ~= 'parallel' and redis.call('LINDEX', KEYS[6], 0)
 local superseded = ARGV[7] == 'latest' and holder ~= item
 local answer, entry = 'ok', {}
 -- A later run has begun, and whoever began it did not live to say so.

@@ -38,6 +38,9 @@
     const LOCK_DEADLINE_MS = 1000;
     const PING_MS = 20000;
     const REOPEN_MS = {first: 1000, most: 15000};
+    // What a worker said before it died may stand in the page's queue behind the news of its death.
+    const LAST_WORDS_MS = 100;
+    const SOURCES_REMEMBERED = 64;
 
     // An update's component may come with the answer that follows the update.
     const MISSING_GRACE_MS = 1000;
@@ -244,6 +247,8 @@
         #answered = false;
         #attached = false;
         #pending = new Map();
+        #session = null;
+        #seen = new Map();
         #waiting = null;
         #failures = 0;
 
@@ -291,7 +296,7 @@
 
         /** What the request of a callback asked for, as long as it has no answer. */
         pendingPayload(requestId) {
-            return this.#pending.get(requestId)?.payload;
+            return this.#pending.get(requestId)?.message.payload;
         }
 
         /** Say who we are, and what we wait for. Safe to repeat. */
@@ -302,9 +307,19 @@
                 return; // closed, or begun again elsewhere
             }
             // The lock is ours before the worker hears of it, or it would get it and take us for gone.
-            this.#link.post({...this.#greeting, dd: {lock, pings: lock === null}});
+            const dd = {lock, pings: lock === null, session: this.#session, seen: [...this.#seen]};
+            this.#link.post({...this.#greeting, dd});
             this.#attached = true;
-            this.#pending.forEach(message => this.#link.post(message));
+            this.#pending.forEach(pending => this.#hand(pending));
+            this.post({type: 'dd:ready', rendererId: this.rendererId});
+        }
+
+        /** Give a request to the worker; the second time with what is known of the first. */
+        #hand(pending) {
+            const {message, askedAt, wasHanded} = pending;
+            const dd = wasHanded ? {askedAt, session: this.#session?.name} : {};
+            this.post({...message, dd});
+            pending.wasHanded ||= this.#attached;
         }
 
         /** Messages of ours. Before attaching there is nobody who would know what to do with them. */
@@ -334,10 +349,11 @@
         }
 
         #request(message) {
-            this.#pending.set(message.requestId, message);
+            const pending = {message, askedAt: Date.now(), wasHanded: false};
+            this.#pending.set(message.requestId, pending);
             running.began(this, message);
             try {
-                this.post(message);
+                this.#hand(pending);
             } catch (error) {
                 this.#pending.delete(message.requestId);
                 running.ended(this, message.requestId);
@@ -372,11 +388,34 @@
                 case 'dd:alive':
                     this.#watchWorker(message.lock);
                     break;
+                case 'dd:session':
+                    this.#keep(message.session);
+                    break;
                 case 'connected':
                     this.#connected(message);
                     break;
                 default:
+                    this.#mark(message.marks ?? []);
                     this.#take(message);
+            }
+        }
+
+        /** What the next worker script needs to go on, if this one dies. It stays in this page. */
+        #keep(session) {
+            if (session.name !== this.#session?.name) {
+                this.#seen.clear();
+            }
+            this.#session = session;
+        }
+
+        /** What has been received: of each of the worker's sources the last. */
+        #mark(marks) {
+            for (const [source, mark] of marks) {
+                this.#seen.delete(source);
+                this.#seen.set(source, mark);
+            }
+            if (this.#seen.size > SOURCES_REMEMBERED) {
+                this.#seen.delete(this.#seen.keys().next().value);
             }
         }
 
@@ -437,11 +476,18 @@
             navigator.locks
                 ?.request(name, () => {
                     if (opened === this.#opened) {
-                        this.#place = -1;
-                        this.#reopenLater();
+                        this.#attached = false;
+                        setTimeout(() => this.#replaceWorker(opened), LAST_WORDS_MS);
                     }
                 })
                 .catch(() => {}); // as without locks
+        }
+
+        #replaceWorker(opened) {
+            if (opened === this.#opened) {
+                this.#place = -1;
+                this.#reopenLater();
+            }
         }
 
         // Places

@@ -13,6 +13,10 @@
  * The same file runs as a SharedWorker (one connection for all tabs), as a dedicated Worker, and as
  * a <script> in the page where a browser or a policy allows neither.
  *
+ * A script that dies takes nothing with it: its pages hold its session's handle, and each the marks of
+ * what it has been given. They bring both to the next script, which takes the session up again.
+ *
+ *   Hall      leads each page to the desk of its session; usually there is one
  *   Desk      pages, their pending calls, and what to do with each message
  *   Link      keeps one channel to the server: a Socket, else Polling
  *   Session   who we are to the server, and how far we have read
@@ -61,9 +65,18 @@
     // Of older ones nothing can be on its way any more.
     const CONNECTIONS_REMEMBERED = 64;
 
+    // Pages get a handle that the server has renewed when theirs is this old; it is good for days.
+    const HANDLE_AGE_MS = 3600000;
+    // Messages for a page of a script that has died, until it comes: as many as its port would hold.
+    // When full the oldest is dropped; a page sleeps long while so much is said to it.
+    const HELD_MOST = 10000;
+
     const CLOSE_NORMAL = 1000;
     const CLOSE_TOO_BIG = 1009;
     const CLOSE_REFUSED = new Set([4001, 4003]);
+
+    // Where a message came from, when not from a connection by its name.
+    const MAIL = '';
 
     const now = () => performance.now();
 
@@ -114,8 +127,12 @@
 
     /** Who we are to the server, and how far its mailbox has been read. Kept in memory only. */
     class Session {
+        /** By which scripts and pages know it; the server does not. Also the name of a lock. */
+        name = uniqueName('dash-dispatch-session');
         token = null;
         cursor = null;
+        /** Called when there is a new handle. */
+        onrenewed = () => {};
         /** Counts sessions. A token will not do: the server renews it within one session. */
         epoch = 0;
         /** Connection → its last direct message. What went with a connection comes again by mail. */
@@ -132,16 +149,26 @@
         }
 
         welcomed({session, resumed}) {
-            this.token = session;
             if (!resumed) {
-                this.cursor = null;
-                this.epoch += 1;
+                this.forget();
             }
+            this.token = session;
+            this.onrenewed();
         }
 
         forget() {
+            if (this.epoch > 0) {
+                this.name = uniqueName('dash-dispatch-session');
+            }
             this.token = null;
             this.cursor = null;
+            this.epoch += 1;
+        }
+
+        /** Go on with what another script has begun: all that it has not confirmed comes again. */
+        resume({name, token}) {
+            this.name = name;
+            this.token = token;
             this.epoch += 1;
         }
 
@@ -279,7 +306,8 @@
             if (mark === null) {
                 this.#control(message);
             } else if (this.#isNew(mark, message)) {
-                this.#owner.received(message);
+                const source = typeof mark === 'string' ? MAIL : this.#name;
+                this.#owner.received(message, [source, mark]);
             }
         }
 
@@ -633,7 +661,7 @@
                         this.#session.take(mark) &&
                         this.#session.isNews(message)
                     ) {
-                        this.#owner.received(message);
+                        this.#owner.received(message, [MAIL, mark]);
                     }
                 }
             } finally {
@@ -730,6 +758,28 @@
         constructor(urls, owner) {
             this.#urls = urls;
             this.#owner = owner;
+            this.#session.onrenewed = () => owner.sessionRenewed();
+        }
+
+        /** By which the pages know the session. */
+        get sessionName() {
+            return this.#session.name;
+        }
+
+        /** What another script needs to go on with the session; null as long as there is none. */
+        get handle() {
+            const {name, token} = this.#session;
+            return token === null ? null : {name, token};
+        }
+
+        /** Before the start: go on with another script's session. */
+        resume(handle) {
+            this.#session.resume(handle);
+        }
+
+        /** Begin a session of its own. */
+        forget() {
+            this.#session.forget();
         }
 
         start() {
@@ -823,8 +873,8 @@
             this.#showState();
         }
 
-        received(message) {
-            this.#owner.received(message);
+        received(message, mark) {
+            this.#owner.received(message, mark);
         }
 
         frameEnd() {
@@ -908,17 +958,19 @@
             this.#portOf = portOf;
         }
 
-        add(message) {
+        /** The page keeps the mark, by which it can say later what it has been given. */
+        add(message, mark) {
             const page = message.rendererId;
             if (message.type === 'set_props') {
                 if (this.#run?.page !== page) {
                     this.flush();
-                    this.#run = {page, messages: []};
+                    this.#run = {page, messages: [], marks: []};
                 }
                 this.#run.messages.push(message);
+                this.#run.marks.push(mark);
             } else {
                 this.flush();
-                this.post(page, message);
+                this.post(page, {...message, marks: [mark]});
             }
         }
 
@@ -926,7 +978,7 @@
             const run = this.#run;
             this.#run = null;
             if (run?.messages.length === 1) {
-                this.post(run.page, run.messages[0]);
+                this.post(run.page, {...run.messages[0], marks: run.marks});
             } else if (run) {
                 const payload = run.messages.map(message => message.payload);
                 const requestIds = run.messages.map(message => message.requestId);
@@ -934,7 +986,8 @@
                     type: 'set_props_batch',
                     rendererId: run.page,
                     payload,
-                    requestIds
+                    requestIds,
+                    marks: [...new Map(run.marks)] // the last one of each source
                 });
             }
         }
@@ -944,26 +997,24 @@
         }
     }
 
-    /** The pages of this browser and their pending calls; decides what each message means. */
-    class Desk {
-        #pages = new Map();
-        #calls = new Map();
-        #outbox = [];
-        #link;
-        #courier = new Courier(page => this.#pages.get(page)?.port);
-        #shared;
+    /**
+     * Leads each page to the desk of its session. All pages of a script share one, but for those that
+     * a script that has died leaves behind: they bring theirs, and this one may have begun another.
+     */
+    class Hall {
+        #urls;
+        #options;
+        #desks = [];
         #aliveLock = null;
-        #silenceTimer = null;
 
-        constructor(urls, {shared}) {
-            this.#shared = shared;
-            this.#link = new Link(urls, this);
-            self.addEventListener('online', () => this.#link.nudge());
+        constructor(urls, options) {
+            this.#urls = urls;
+            this.#options = options;
         }
 
         /** Serve one end of a message channel. */
         accept(port) {
-            port.onmessage = ({data}) => this.#fromPage(port, data);
+            port.onmessage = ({data}) => this.#deskFor(data).fromPage(port, data);
             port.start?.();
         }
 
@@ -972,15 +1023,118 @@
             locks()
                 ?.request(name, () => {
                     this.#aliveLock = name;
-                    this.#pages.forEach(page => this.#tellAlive(page));
+                    this.#desks.forEach(desk => desk.showAlive(name));
                     return new Promise(() => {});
                 })
                 .catch(() => {}); // Not allowed here: then a death goes unnoticed, as without locks.
         }
 
+        #deskFor({type, rendererId, dd}) {
+            const handle = type === 'connect' ? dd?.session : null;
+            const found =
+                this.#desks.find(desk => handle && desk.sessionName === handle.name) ??
+                this.#desks.find(desk => desk.knows(rendererId));
+            if (found) {
+                return found;
+            }
+            if (!this.#desks.length || handle) {
+                const desk = new Desk(this.#urls, this.#options, this.#aliveLock, handle);
+                this.#desks.push(desk);
+                return desk;
+            }
+            return this.#desks[0];
+        }
+    }
+
+    /** Pages of one session and their pending calls; decides what each message means. */
+    class Desk {
+        #pages = new Map();
+        #calls = new Map();
+        #outbox = [];
+        #link;
+        #courier = new Courier(page => this.#pages.get(page)?.port);
+        #shared;
+        #aliveLock;
+        #silenceTimer = null;
+        #opening;
+        #held = null;
+        #shownAt = null;
+
+        constructor(urls, {shared}, aliveLock, handle) {
+            this.#shared = shared;
+            this.#aliveLock = aliveLock;
+            this.#link = new Link(urls, this);
+            this.#opening = handle ? this.#resume(handle) : Promise.resolve();
+            self.addEventListener('online', () => this.#link.nudge());
+        }
+
+        get sessionName() {
+            return this.#link.sessionName;
+        }
+
+        knows(rendererId) {
+            return this.#pages.has(rendererId);
+        }
+
+        showAlive(name) {
+            this.#aliveLock = name;
+            this.#pages.forEach(page => this.#tellAlive(page));
+        }
+
+        // A session that outlives its script
+
+        /** Take up what another script has left, with its pages, unless a living one has it. */
+        async #resume(handle) {
+            this.#link.resume(handle);
+            handle.pages.forEach(([id, lock]) => {
+                const page = {id, lock, port: null, seen: new Map(), held: []};
+                this.#pages.set(id, page);
+                this.#watchLock(page, lock);
+            });
+            if (!(await this.#own(handle.name))) {
+                this.#link.forget();
+            }
+        }
+
+        /** Of two scripts with one session each would miss what the other is given. */
+        #own(name) {
+            this.#held = name;
+            return new Promise(resolve => {
+                const hold = lock => {
+                    resolve(lock !== null);
+                    return lock && new Promise(() => {});
+                };
+                const asked = locks()?.request(name, {ifAvailable: true}, hold);
+                (asked ?? Promise.reject()).catch(() => resolve(false));
+            });
+        }
+
+        /** The pages keep what the next script needs to go on. A page without locks never asks. */
+        sessionRenewed() {
+            if (this.#held !== this.sessionName) {
+                this.#own(this.sessionName);
+                this.#shownAt = null;
+                this.#pages.forEach(page => page.seen.clear()); // those were marks of another
+            }
+            if (this.#shownAt === null || now() - this.#shownAt > HANDLE_AGE_MS) {
+                this.#showSession();
+            }
+        }
+
+        #showSession() {
+            const {handle} = this.#link;
+            const locked = [...this.#pages.values()].filter(page => page.lock);
+            if (handle && locks()) {
+                this.#shownAt = now();
+                const pages = locked.map(({id, lock}) => [id, lock]);
+                const message = {type: 'dd:session', session: {...handle, pages}};
+                locked.forEach(page => page.port?.postMessage(message));
+            }
+        }
+
         // From the pages
 
-        #fromPage(port, message) {
+        fromPage(port, message) {
             const page = this.#pages.get(message.rendererId);
             if (message.type === 'connect') {
                 this.#connect(port, message);
@@ -1015,6 +1169,9 @@
                 case 'dd:cancel':
                     this.#cancel(page.id, message.requestId);
                     break;
+                case 'dd:ready':
+                    this.#release(page);
+                    break;
                 case 'dd:bye':
                     this.#gone(page);
                     break;
@@ -1026,10 +1183,11 @@
 
         #connect(port, {rendererId, dd = {}}) {
             const known = this.#pages.get(rendererId);
-            const page = known ?? {id: rendererId, lock: null};
+            const page = known ?? {id: rendererId, lock: null, held: null};
             page.port = port;
             page.pings = Boolean(dd.pings);
             page.heardAt = now();
+            page.seen = dd.session?.name === this.sessionName ? new Map(dd.seen) : new Map();
             this.#pages.set(rendererId, page);
             if (dd.lock && dd.lock !== page.lock) {
                 page.lock = dd.lock;
@@ -1041,7 +1199,23 @@
             port.postMessage({type: 'connected', rendererId});
             port.postMessage({type: 'dd:status', state: this.#link.state});
             this.#tellAlive(page);
-            this.#link.start();
+            this.#showSession();
+            this.#open();
+        }
+
+        async #open() {
+            await this.#opening;
+            if (!this.#isIdle()) {
+                this.#link.start();
+            }
+        }
+
+        /** It has repeated what it waits for: now it can be told what came before it. */
+        #release(page) {
+            const held = page.held ?? [];
+            page.held = null;
+            held.forEach(([message, mark]) => this.received(message, mark));
+            this.#courier.flush();
         }
 
         #tellAlive(page) {
@@ -1071,7 +1245,7 @@
             }, PAGE_CHECK_MS);
         }
 
-        #call(page, {requestId, payload}) {
+        #call(page, {requestId, payload, dd}) {
             if (this.#calls.has(requestId)) {
                 return; // the page has attached again, and repeats what it waits for
             }
@@ -1079,9 +1253,10 @@
                 page: page.id,
                 request: requestId,
                 payload,
-                sent: false,
+                // The name of the session in which it was sent; another script may have done it.
+                sentIn: dd?.session ?? null,
                 // The clock on the wall: others may stand still while the machine sleeps.
-                askedAt: Date.now()
+                askedAt: dd?.askedAt ?? Date.now()
             };
             this.#calls.set(requestId, call);
             this.#sendCall(call);
@@ -1090,18 +1265,20 @@
         #sendCall(call) {
             const {page, request, payload} = call;
             const message = {type: 'call', page, request, payload};
-            if (call.sent) {
+            if (call.sentIn !== null) {
                 // The server knows it, or has forgotten it: then it is not to be run again.
                 message.age_s = Math.max(0, (Date.now() - call.askedAt) / 1000);
+                message.lost_session = call.sentIn !== this.sessionName;
             }
-            const sent = this.#link.send(message);
-            call.sent = call.sent || sent;
+            if (this.#link.send(message)) {
+                call.sentIn ??= this.sessionName;
+            }
         }
 
         #cancel(page, request) {
             const call = this.#calls.get(request);
             this.#calls.delete(request);
-            if (call?.sent) {
+            if (call && call.sentIn !== null) {
                 this.#say({type: 'cancel', page, request});
             }
         }
@@ -1171,11 +1348,22 @@
                 .forEach(message => this.#outbox.push(message));
         }
 
-        received(message) {
+        received(message, mark) {
+            const page = this.#pages.get(message.rendererId);
+            if (page?.held) {
+                page.held.push([message, mark]);
+                if (page.held.length > HELD_MOST) {
+                    page.held.shift();
+                }
+                return;
+            }
+            if (page && hasSeen(page, message, mark)) {
+                return; // another script had given it to the page
+            }
             if (message.type === 'callback_response' && !this.#calls.delete(message.requestId)) {
                 return; // answered before, or not wanted any more
             }
-            this.#courier.add(message);
+            this.#courier.add(message, mark);
         }
 
         frameEnd() {
@@ -1192,7 +1380,7 @@
         /** The server cannot take a message of this size, and closed. Only the largest can be meant. */
         tooBig() {
             const sizeOf = call => JSON.stringify(call.payload).length;
-            const sent = [...this.#calls.values()].filter(call => call.sent);
+            const sent = [...this.#calls.values()].filter(call => call.sentIn !== null);
             const [largest] = sent.sort((a, b) => sizeOf(b) - sizeOf(a));
             this.#fail(largest, 'The request of this callback is too large for the server.');
         }
@@ -1218,6 +1406,15 @@
         }
     }
 
+    /** Whether a page has brought a mark from another script that is not before this message. */
+    function hasSeen({seen}, {direct}, [source, mark]) {
+        if (source === MAIL && !isAfter(mark, seen.get(MAIL) ?? null)) {
+            return true;
+        }
+        const [connection, number] = (direct ?? '').split(':');
+        return Boolean(direct) && Number(number) <= (seen.get(connection) ?? 0);
+    }
+
     function locks() {
         return self.navigator?.locks; // not on plain http, except localhost
     }
@@ -1239,21 +1436,21 @@
     }
 
     function serveShared() {
-        const desk = new Desk(urlsFrom(self.location.href), {shared: true});
-        self.onconnect = event => desk.accept(event.ports[0]);
-        desk.holdAliveLock(uniqueName('dash-dispatch-worker'));
+        const hall = new Hall(urlsFrom(self.location.href), {shared: true});
+        self.onconnect = event => hall.accept(event.ports[0]);
+        hall.holdAliveLock(uniqueName('dash-dispatch-worker'));
     }
 
     function serveDedicated() {
-        const desk = new Desk(urlsFrom(self.location.href), {shared: false});
-        desk.accept(self);
-        desk.holdAliveLock(uniqueName('dash-dispatch-worker'));
+        const hall = new Hall(urlsFrom(self.location.href), {shared: false});
+        hall.accept(self);
+        hall.holdAliveLock(uniqueName('dash-dispatch-worker'));
     }
 
     /** dispatch-page.js left a function on our <script> that takes the way in. */
     function serveInPage(script) {
-        const desk = new Desk(urlsFrom(script.src), {shared: false});
-        script.dashDispatchReady?.(port => desk.accept(port));
+        const hall = new Hall(urlsFrom(script.src), {shared: false});
+        script.dashDispatchReady?.(port => hall.accept(port));
     }
 
     if (typeof document !== 'undefined') {

@@ -68,6 +68,16 @@ class Tab:
         [error] = self.take_errors()
         return error
 
+    def await_errors(self, words: str) -> list[str]:
+        """Wait for an error on the console that says this; takes it, and all before it."""
+
+        def said() -> bool:
+            self.evaluate("null")
+            return any(words in error for error in self.errors)
+
+        wait_for(said, f"an error that says {words!r}")
+        return self.take_errors()
+
     def open(self, address: str, transport: str) -> None:
         """Load `browser_page`, and wait until its callbacks travel as they should."""
         self.page.goto(address)

@@ -10,7 +10,6 @@ import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dash_dispatch.protocol import call_id
 from tests.client import Client, LongPollClient, Message, WebsocketClient
 from tests.conftest import StackFactory
 from tests.stack import Stack
@@ -60,7 +59,7 @@ class Page:
         request = str(self.clicks)
         self.clicks += 1
         await self.client.call(request, "shown.children", self._tag(self.clicks - 1))
-        key = f"{self._site.stack.namespace}:call:{call_id(self.client.page, request)}"
+        key = f"{self._site.stack.namespace}:call:{self.client.call_id(request)}"
         async with asyncio.timeout(20):
             accepted = False
             while not accepted:

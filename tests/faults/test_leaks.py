@@ -1,6 +1,8 @@
 """After many calls of every kind, Redis and the processes are as they were before."""
 
+import asyncio
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,13 @@ from tests.stack import RedisServer, Stack, eventually
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 3000))]
 
 CALLS = scaled(1_000, 100_000)
+STAGES = (CALLS // 10, CALLS)[scaled(1, 0) :]
+"""After how many calls it is looked what there is."""
 WAVE = 100
+WARM_UP = scaled(5, 50)
+"""Waves that are not counted."""
+BROWSERS = 16
+"""So many ask at once, a wave each."""
 SESSION_TTL_S = 10.0
 WEIGHTS = {
     "loop": 60, "stream": 4, "retried": 6, "fails": 6, "limited": 6, "shared": 6, "latest": 8,
@@ -52,14 +60,15 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
         server.end()
 
 
-async def settled(stack: Stack, raw: Any) -> None:
-    """Wait until everything that ends by itself has ended."""
+async def settled(stack: Stack, raw: Any) -> Level:
+    """What there is when everything that ends by itself has ended."""
     await eventually(
         lambda: not leftovers.kinds(raw, stack.namespace).keys() - leftovers.FIXED,
         "only the fixed keys are left",
         SESSION_TTL_S + 10,
     )
     raw.memory_purge()
+    return level(stack, raw)
 
 
 def level(stack: Stack, raw: Any) -> Level:
@@ -74,9 +83,9 @@ def level(stack: Stack, raw: Any) -> Level:
     )
 
 
-async def wave(client: Client, serial: int, rng: random.Random) -> list[str]:
+async def ask(client: Client, serial: int, rng: random.Random) -> set[str]:
     """Ask for a number of calls; returns their names."""
-    names = []
+    names = set()
     for number in range(WAVE):
         (kind,) = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
         # Four results are shared by all calls of a wave.
@@ -85,25 +94,34 @@ async def wave(client: Client, serial: int, rng: random.Random) -> list[str]:
         await client.call(name, f"{kind}.children", [tag, 0.001])
         if rng.random() < CANCELLED:
             await client.cancel(name)
-        names.append(name)
+        names.add(name)
     return names
 
 
-async def run(address: str, calls: int, rng: random.Random) -> int:
-    """So many calls, some of them given up; returns how many outcomes came."""
-    came = 0
-    for serial in range(calls // WAVE):
-        kind = LongPollClient if serial % 7 == 3 else WebsocketClient
-        async with kind(address) as client:
-            names = await wave(client, serial, rng)
-            if serial % ABANDONED == ABANDONED - 1:
-                continue
-            await client.until(lambda: not client.pending, "all outcomes", 60)
-            await client.ack()
-            assert client.seen.outcomes.keys() == set(names)
-            assert not client.seen.strays
-            came += len(names)
-    return came
+async def wave(address: str, serial: int) -> int:
+    """The calls of one browser, some of them given up; returns how many outcomes came."""
+    kind = LongPollClient if serial % 7 == 3 else WebsocketClient
+    async with kind(address) as client:
+        names = await ask(client, serial, random.Random(serial))
+        if serial % ABANDONED == ABANDONED - 1:
+            return 0
+        await client.until(lambda: not client.pending, "all outcomes", 120)
+        await client.ack()
+        assert client.seen.outcomes.keys() == names
+        assert not client.seen.strays
+        return len(names)
+
+
+async def run(address: str, serials: range) -> int:
+    """A wave of each number, several browsers at once; returns how many outcomes came."""
+    waiting = iter(serials)
+
+    async def browse() -> int:
+        return sum([await wave(address, serial) for serial in waiting])
+
+    async with asyncio.TaskGroup() as group:
+        browsing = [group.create_task(browse()) for _ in range(BROWSERS)]
+    return sum(task.result() for task in browsing)
 
 
 async def test_nothing_grows_with_the_number_of_calls(
@@ -119,21 +137,21 @@ async def test_nothing_grows_with_the_number_of_calls(
         result_ttl_s="2",
     )
     (address,) = stack.up()
-    raw, rng = own_redis.client(), random.Random(5)
+    raw = own_redis.client()
     # What is loaded and allocated once has been, by then.
-    await run(address, scaled(5, 20) * WAVE, rng)
-    if scaled(0, 1):
-        await settled(stack, raw)
-    before = level(stack, raw)
+    await run(address, range(WARM_UP))
+    levels = [await settled(stack, raw)] if scaled(0, 1) else [level(stack, raw)]
+    done, came, began_s = WARM_UP, 0, time.monotonic()
+    for calls in STAGES:
+        until = WARM_UP + calls // WAVE
+        came += await run(address, range(done, until))
+        done = until
+        took_s = time.monotonic() - began_s
+        levels.append(await settled(stack, raw))
+        leftovers.tell(f"{calls} calls, {came} outcomes, {took_s:.0f} s: {levels[-1]}")
 
-    came = await run(address, CALLS, rng)
-
-    during = level(stack, raw)
-    await settled(stack, raw)
-    after = level(stack, raw)
-    leftovers.tell(
-        f"{CALLS} calls, {came} outcomes\nbefore {before}\nat their end {during}\nafter  {after}"
-    )
+    before, after = levels[0], levels[-1]
+    leftovers.tell(f"before: {before}")
     assert sum(after.keys.values()) < 20, "as many as lanes and processes"
     assert after.redis_bytes < before.redis_bytes + 2**19
     assert after.web_bytes < before.web_bytes + ROOM_BYTES

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dash_dispatch.protocol import call_id
 from dash_dispatch.session import Signer
 from tests.client import Client, LongPollClient, Message, WebsocketClient
 from tests.conftest import StackFactory
@@ -35,7 +34,7 @@ class Site(NamedTuple):
 
     def status(self, client: Client, request: str) -> Any:
         """What is written down of a call."""
-        record = self.key(f"call:{call_id(client.page, request)}")
+        record = self.key(f"call:{client.call_id(request)}")
         return self.stack.redis.client().hget(record, "status")
 
     def session(self, client: Client) -> str:
@@ -190,7 +189,7 @@ def expire(site: Site, client: Client, *, record: bool) -> None:
     redis = site.stack.redis.client()
     redis.delete(site.key(f"mailbox:{site.session(client)}"))
     if record:
-        redis.delete(site.key(f"call:{call_id(client.page, 'one')}"))
+        redis.delete(site.key(f"call:{client.call_id('one')}"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

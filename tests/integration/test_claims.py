@@ -8,7 +8,7 @@ import pytest
 
 from dash_dispatch import Settings, StoreUnavailable
 from dash_dispatch.engine import Claims
-from dash_dispatch.protocol import Executor, Outcome, Status, call_id
+from dash_dispatch.protocol import Executor, Outcome, Status
 from dash_dispatch.store import Claimed, Store
 from tests.client import WebsocketClient
 from tests.conftest import StackFactory
@@ -17,14 +17,40 @@ from tests.integration.test_store import spec
 from tests.stack import eventually
 
 
-def claims_of(store: Store, slots: int) -> Claims:
-    return Claims(store, "w1", ["default"], {Executor.LOOP: slots})
+class Runs:
+    """What runs calls: notes that they have begun, and ends them when it is told to."""
+
+    def __init__(self, store: Store, slots: int) -> None:
+        self.begun: list[Claimed] = []
+        self._ends: dict[str, asyncio.Event] = {}
+        self.claims = Claims(store, "w1", ["default"], {Executor.LOOP: slots}, self._run)
+
+    async def _run(self, claimed: Claimed, executor: Executor) -> None:
+        assert executor is Executor.LOOP
+        end = self._ends[claimed.spec.id] = asyncio.Event()
+        self.begun.append(claimed)
+        await end.wait()
+
+    @property
+    def names(self) -> list[str]:
+        """The ids of all that have begun."""
+        return [claimed.spec.id for claimed in self.begun]
+
+    async def end(self, call: str) -> None:
+        """Let it end."""
+        self._ends[call].set()
+        await self.claims.join(call)
+
+    async def stop(self) -> None:
+        await self.claims.stop()
+        await self.claims.end()
 
 
 async def test_a_retry_does_not_meet_the_run_before_it(store: Store) -> None:
     """The run that was put off has a last step to do, and its retry may come to the same worker."""
     await store.renew("w1", join=True)
-    claims = claims_of(store, 2)
+    runs = Runs(store, 2)
+    claims = runs.claims
     claims.start()
     call = spec(retries=1)
     await store.create(call)
@@ -34,17 +60,46 @@ async def test_a_retry_does_not_meet_the_run_before_it(store: Store) -> None:
     async with asyncio.timeout(10):
         while [attempt for _, _, attempt in await store.claimed_by("w1")] != [2]:
             await asyncio.sleep(0.01)
-            assert claims.take("c1") == (Claimed(call, 1), Executor.LOOP)
-    assert claims.take("c1") == (Claimed(call, 1), Executor.LOOP)
-    claims.ended("c1")
+            assert runs.begun == [Claimed(call, 1)]
+    await runs.end("c1")
     claims.settled("c1")
     assert await claims.next() == [b"c1"]
-    assert claims.take("c1") == (Claimed(call, 2), Executor.LOOP)
+    await eventually(lambda: len(runs.begun) == 2, "it is run again")
+    assert runs.begun[1] == Claimed(call, 2)
     assert not claims.drained.is_set()
-    claims.ended("c1")
+    await runs.end("c1")
     claims.settled("c1")
     assert claims.drained.is_set()
-    await claims.stop()
+    await runs.stop()
+
+
+async def test_what_ends_early_is_joined_all_the_same(store: Store) -> None:
+    """A call begins before arq has heard of it, and may have ended by then."""
+    await store.renew("w1", join=True)
+    runs = Runs(store, 1)
+    runs.claims.start()
+    await store.create(spec("c1"))
+    await eventually(lambda: runs.names == ["c1"], "it begins")
+    await runs.end("c1")
+    assert await runs.claims.next() == [b"c1"]
+    await runs.claims.join("c1")
+    assert not runs.claims.drained.is_set(), "arq has a last step to do"
+    runs.claims.settled("c1")
+    assert runs.claims.drained.is_set()
+    await runs.stop()
+
+
+async def test_at_the_end_nothing_runs(store: Store) -> None:
+    """Also not what arq was ended before it came to."""
+    await store.renew("w1", join=True)
+    runs = Runs(store, 1)
+    runs.claims.start()
+    await store.create(spec("c1"))
+    await eventually(lambda: runs.names == ["c1"], "it begins")
+    joined = asyncio.create_task(runs.claims.join("c1"))
+    await runs.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await joined
 
 
 class Interrupted(Store):
@@ -71,25 +126,21 @@ async def test_an_interrupted_start_makes_no_slots(
     await store.renew("w1", join=True)
     for n in range(1, 6):
         await store.create(spec(f"c{n}"))
-    claims = claims_of(store, 2)
-    claims.start()
+    runs = Runs(store, 2)
+    runs.claims.start()
     await store.failed.wait()
     for _ in range(100):
         # As long as it is under way, its slot is not given to another.
         await asyncio.sleep(0.01)
         assert "claiming interrupted" not in caplog.text
     store.go.set()
-    ids = await claims.next()
-    while len(ids) < 2:
-        ids += await claims.next()
-    assert ids == [b"c2", b"c3"], "two slots, two calls"
+    await eventually(lambda: len(runs.begun) == 2, "both slots are used")
+    assert runs.names == ["c2", "c3"], "two slots, two calls"
     for call in ("c2", "c3"):
-        claims.ended(call)
-    ids = await claims.next()
-    while len(ids) < 2:
-        ids += await claims.next()
-    assert ids == [b"c4", b"c5"]
-    await claims.stop()
+        await runs.end(call)
+    await eventually(lambda: len(runs.begun) == 4, "both slots are used again")
+    assert runs.names[2:] == ["c4", "c5"]
+    await runs.stop()
     await store.close()
 
 
@@ -104,7 +155,7 @@ async def test_a_worker_stops_what_has_ended_though_nobody_said_so(
     async with WebsocketClient(address) as client:
         await client.call("r", "stays.children", tag)
         await eventually(Path(stack.folder, f"{tag}.started").exists, "it runs")
-        call = await store._spec(call_id(client.page, "r"))
+        call = await store._spec(client.call_id("r"))
         assert call is not None
         await store._finish(call, "", Outcome(Status.CANCELLED))
         await eventually(Path(stack.folder, f"{tag}.cancelled").exists, "it is stopped", 5)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dash_dispatch.protocol import OnLeave, call_id
+from dash_dispatch.protocol import OnLeave
 from dash_dispatch.relay import Relay
 from dash_dispatch.store import BETWEEN_POLLS_S, Store
 from dash_dispatch.sweeper import Sweeper
@@ -173,7 +173,7 @@ async def tags(site: Site) -> AsyncIterator[Callable[[str], str]]:
 async def ask(client: Client, site: Site, tag: str, *, starts: bool = True) -> str:
     """Ask for the callback that the tag begins with; its call's id."""
     await client.call(tag, f"{tag.partition('-')[0]}.children", tag)
-    call = call_id(client.page, tag)
+    call = client.call_id(tag)
     wanted = "started" if starts else "queued"
     await eventually(lambda: site.status(call) == wanted, f"{tag} is {wanted}")
     return call
@@ -190,7 +190,7 @@ async def test_a_page_says_good_bye(
         await client.say({"type": "bye", "page": client.page})
         await eventually(lambda: site.has(ends, "cancelled"), "it is ended")
         assert not site.has(stays, "cancelled")
-        assert site.status(call_id(client.page, stays)) == "started"
+        assert site.status(client.call_id(stays)) == "started"
 
 
 async def test_another_page_of_the_browser_stays(
@@ -204,7 +204,7 @@ async def test_another_page_of_the_browser_stays(
         await eventually(lambda: site.has(there, "started"), "it runs")
         await client.say({"type": "bye", "page": client.page})
         await eventually(lambda: site.has(there, "cancelled"), "it is ended")
-        assert site.status(call_id(page, here)) == "started"
+        assert site.status(client.call_id(here, page)) == "started"
 
 
 async def test_what_waits_leaves_the_queue(
@@ -234,7 +234,7 @@ async def test_a_browser_that_does_not_come_back(
         await eventually(lambda: site.has(ends, "started"), "it runs")
     await eventually(lambda: site.has(ends, "cancelled"), "it is ended")
     assert not site.has(stays, "cancelled")
-    assert site.status(call_id(client.page, stays)) == "started"
+    assert site.status(client.call_id(stays)) == "started"
     await eventually(lambda: not site.absent(), "all is done")
 
 

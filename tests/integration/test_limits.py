@@ -408,31 +408,30 @@ class Worker:
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
         self.name = name
-        self.claims = Claims(store, name, ["default"], {Executor.LOOP: 4, Executor.THREAD: 4})
+        slots = {Executor.LOOP: 4, Executor.THREAD: 4}
+        self.claims = Claims(store, name, ["default"], slots, self._run)
         self.calls: dict[str, CallSpec] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._ends: dict[str, asyncio.Event] = {}
 
     async def start(self) -> None:
         await self.store.renew(self.name, join=True)
         self.claims.start()
-        self._task = asyncio.create_task(self._take())
 
-    async def _take(self) -> None:
-        while True:
-            for name in await self.claims.next():
-                found = self.claims.take(name.decode())
-                assert found is not None
-                self.calls[name.decode()] = found[0].spec
+    async def _run(self, claimed: Claimed, _: Executor) -> None:
+        call = claimed.spec.id
+        self._ends[call] = asyncio.Event()
+        self.calls[call] = claimed.spec
+        await self._ends[call].wait()
 
     async def end(self, call: str) -> None:
         await self.store.finish(self.name, self.calls.pop(call), OK)
-        self.claims.ended(call)
+        self._ends.pop(call).set()
+        await self.claims.join(call)
         self.claims.settled(call)
 
     async def stop(self) -> None:
-        assert self._task is not None
-        self._task.cancel()
         await self.claims.stop()
+        await self.claims.end()
 
 
 def slots_are_used(workers: list[Worker], count: int) -> bool:

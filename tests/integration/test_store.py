@@ -557,6 +557,31 @@ async def test_a_worker_that_comes_back_to_life_while_it_is_given_up(
     assert await store.claim("w1", LANE, 1) == ["c1"]
 
 
+async def test_a_sweeper_that_comes_late_takes_nothing_from_a_worker_that_is_back(
+    store: Store, raw: Any
+) -> None:
+    """Two may settle the same calls: when one takes longer than its turn, another looks."""
+    await store.renew("w1", join=True)
+    await store.create(spec())
+    assert await store.claim("w1", LANE, 1) == ["c1"]
+    await end_lease(store, raw, "w1")
+    assert (await store.overdue()).workers == ["w1"]
+    assert not await store.dismiss("w1"), "it has a call that is not settled"
+    assert await store.is_given_up("w1")
+    ((call, known, _),) = await store.claimed_by("w1")
+    assert known is not None
+    assert await store.release("w1", call, known) == "queued"
+    assert await store.dismiss("w1")
+    assert not await store.is_given_up("w1")
+    assert await store.renew("w1", join=True)
+    assert await store.claim("w1", LANE, 1) == ["c1"]
+
+    assert not await store.dismiss("w1"), "this is the late one"
+
+    assert await store.renew("w1"), "it has its lease"
+    assert await store.start("w1", "c1") is not None, "and its call"
+
+
 async def test_a_sweeper_that_dies_half_way_loses_no_call(
     store: Store, make_settings: SettingsFactory, raw: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 import re
 import uuid
@@ -15,7 +16,6 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from dash_dispatch.protocol import call_id
 from dash_dispatch.session import Signer
 from tests.client import (
     Client,
@@ -338,7 +338,7 @@ async def test_what_was_missed_comes_after_the_cursor(
         await client.cut()
         had = len(client.props)
         site.go(tag)
-        ended = call_id(client.page, "one")
+        ended = client.call_id("one")
         await eventually(
             lambda: site.redis.hget(site.key(f"call:{ended}"), "status") == b"ok", "it ends"
         )
@@ -392,7 +392,7 @@ async def test_a_large_result_stands_aside_until_it_is_acknowledged(
     async with make_client() as client:
         await client.call("held", "held-async.children", tag)  # keeps a poll from ending at once
         await client.call("one", "large.children", 3_000_000)
-        result = site.key(f"result:{call_id(client.page, 'one')}")
+        result = site.key(f"result:{client.call_id('one')}")
         if isinstance(client, WebsocketClient):
             await client.outcome("one")
             assert site.redis.strlen(result) > 3_000_000
@@ -409,7 +409,7 @@ async def test_a_large_result_is_removed_after_a_reconnect_as_well(site: Site) -
     async with WebsocketClient(site.first) as client:
         await client.call("one", "large.children", 300_000)
         await client.outcome("one")
-        result = site.key(f"result:{call_id(client.page, 'one')}")
+        result = site.key(f"result:{client.call_id('one')}")
         await client.cut()
         await client.connect(site.second)
 
@@ -471,11 +471,11 @@ async def test_python_code_cancels_a_call_by_its_id(
     async with make_client() as client, make_client() as other:
         await client.call("runs", "held-async.children", tag)
         await eventually(lambda: site.pids(tag, "started"), "it runs")
-        await other.call("ends it", f"cancels-{place}.children", call_id(client.page, "runs"))
+        await other.call("ends it", f"cancels-{place}.children", client.call_id("runs"))
         assert await other.children("ends it") is True
         assert (await client.outcome("runs"))["status"] == "prevent_update"
         await eventually(lambda: site.pids(tag, "cancelled"), "it is stopped")
-        await other.call("again", f"cancels-{place}.children", call_id(client.page, "runs"))
+        await other.call("again", f"cancels-{place}.children", client.call_id("runs"))
         assert await other.children("again") is False, "it has ended"
 
 
@@ -511,18 +511,46 @@ async def test_nobody_else_can_end_a_callback_of_the_web_process(
 
 
 async def test_nobody_else_gets_a_result(site: Site, make_client: MakeClient, tag: str) -> None:
-    """Who repeats the page and request of somebody else's call learns nothing."""
-    async with make_client() as owner, make_client(site.second) as stranger:
+    """Who repeats page and request of somebody else's call learns nothing, not that there is one.
+
+    They ask for a call of their own, whether that exists or not.
+    """
+    answers: dict[str, list[Message]] = {}
+    async with make_client() as owner:
         await owner.call("one", "held-async.children", tag)
         await eventually(lambda: site.pids(tag, "started"), "it runs")
-        stranger.page = owner.page
-        await stranger.call("one", "held-async.children", tag)
-        answer = await stranger.outcome("one")
+        for request, age_s in itertools.product(("one", "none"), (0.0, 5.0, 10_000.0)):
+            async with make_client(site.second) as stranger:
+                stranger.page = owner.page
+                asked = message(request, stranger, "echo.children", "own")
+                stranger.pending[request] = asked
+                await stranger.say(asked | {"age_s": age_s})
+                answers.setdefault(request, []).append(await stranger.outcome(request))
         site.go(tag)
 
-        assert answer["status"] == "error"
-        assert tag not in answer["message"]
         assert (await owner.children("one")).startswith(tag)
+        assert len(site.pids(tag, "started")) == 1
+        assert not owner.seen.strays
+    assert answers["one"] == answers["none"]
+    assert [answer["status"] for answer in answers["one"]] == ["ok", "ok", "error"]
+
+
+async def test_a_call_of_a_lost_session_is_not_run_again(
+    site: Site, make_client: MakeClient, tag: str
+) -> None:
+    """The script says so of calls that it has sent in a session that it cannot take up again."""
+    async with make_client() as client:
+        await client.call("one", "held-async.children", tag)
+        await eventually(lambda: site.pids(tag, "started"), "it runs")
+        sent = client.pending["one"]
+        await client.cut()
+        client.session = client.cursor = None
+        await client.connect(site.second, again=False)
+        await client.say(sent | {"age_s": 1.0, "lost_session": True})
+        answer = await client.outcome("one")
+        site.go(tag)
+        assert answer["status"] == "error"
+        assert "cannot be delivered" in answer["message"]
         assert len(site.pids(tag, "started")) == 1
 
 
@@ -784,6 +812,19 @@ async def test_post_beside_it(site: Site) -> None:
     """The same callbacks over plain POST."""
     async with http(site.second) as client:
         assert written(await post(client, "echo.children", "x")) == "x"
+
+
+async def test_the_longest_message_follows_the_setting(site: Site) -> None:
+    """Hypercorn has a limit of its own: shorter ones would be cut off, longer ones inflated."""
+    large = site.stack.web(max_request_bytes=str(18 * 2**20))
+    async with WebsocketClient(large) as client:
+        await client.call("one", "local.children", "x" * (17 * 2**20))
+        assert len(await client.children("one")) > 17 * 2**20
+    async with WebsocketClient(site.first) as client:
+        await client.call("one", "local.children", "x" * 120_000)
+        assert "DASH_DISPATCH_MAX_REQUEST_BYTES" in (await client.outcome("one"))["message"]
+        await client.say({"type": "ping", "text": "x" * 200_000})
+        assert (await client.close_code())[0] == 1009
 
 
 async def test_too_large_a_send_is_refused(site: Site) -> None:

@@ -44,9 +44,9 @@ class Worker:
     def __init__(self, app: Dash, store: Store, settings: Settings, name: str = "w1") -> None:
         self.store = store
         self.name = name
-        self.claims = Claims(store, name, ["default"], {Executor.LOOP: 32})
         caller = Caller(store, settings)
         self.execution = Execution(app, store, settings, name, None, caller)
+        self.claims = Claims(store, name, ["default"], {Executor.LOOP: 32}, self.execution.run)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Worker":
@@ -61,16 +61,14 @@ class Worker:
                 self._tasks.append(asyncio.create_task(self._call(call.decode())))
 
     async def _call(self, call: str) -> None:
-        claimed = self.claims.take(call)
-        assert claimed is not None
         try:
-            await self.execution.run(*claimed)
+            await self.claims.join(call)
         finally:
-            self.claims.ended(call)
             self.claims.settled(call)
 
     async def __aexit__(self, *_: object) -> None:
         await self.claims.stop()
+        await self.claims.end()
         with contextlib.suppress(asyncio.CancelledError):
             await tasks.end(self._tasks)
         await self.execution.close()

@@ -247,7 +247,7 @@ def test_the_words_that_redis_keeps() -> None:
     ]
     assert [str(executor) for executor in Executor] == ["loop", "thread", "process"]
     assert lane("default", Executor.PROCESS) == "default:process"
-    assert call_id("page", "request") == "8c3b5e99fb064581bed4dcf47c7f4b8b"
+    assert call_id("session", "page", "request") == "e03505131f6377b1b1b232fec27e8d92"
     assert [str(overlap) for overlap in Overlap] == ["latest", "queue", "parallel", "drop"]
     assert [str(choice) for choice in OnLeave] == ["keep", "cancel"]
     assert failed(Status.FAILED, "T", "m", traceback="tb", call="c", worker="w").body == (
@@ -480,9 +480,9 @@ def test_a_call_and_its_outcome_survive_the_way_to_a_process(
 
 
 @quick
-@given(st.tuples(text, text), st.tuples(text, text))
-def test_a_call_id_names_one_request_of_one_page(
-    one: tuple[str, str], other: tuple[str, str]
+@given(st.tuples(text, text, text), st.tuples(text, text, text))
+def test_a_call_id_names_one_request_of_one_page_of_one_session(
+    one: tuple[str, str, str], other: tuple[str, str, str]
 ) -> None:
     assert call_id(*one) == call_id(*one)
     if "\0" not in "".join(one + other):
