@@ -5,6 +5,7 @@ import base64
 import itertools
 import os
 import struct
+import time
 import uuid
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,12 @@ import orjson
 ACK_S = 0.5
 ACK_ENTRIES = 64
 """When the browser script acknowledges, and so this client."""
+
+SOCKET_PING_S = 25.0
+"""How long the browser script leaves a silent connection alone."""
+
+LOST_S = 20.0
+"""A background callback that has not come by then does not come any more."""
 
 _values = itertools.count(1)
 
@@ -332,6 +339,15 @@ class DispatchSocket(CallSocket):
         super().close()
 
 
+async def beat(sockets: list[DispatchSocket], every_s: float) -> None:
+    """Ping as browsers do, each page at a moment of its own. Until it is cancelled."""
+    started = asyncio.get_running_loop().time()
+    for number in itertools.count():
+        due = started + number * every_s / len(sockets)
+        await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+        sockets[number % len(sockets)].ping()
+
+
 class StockSocket(CallSocket):
     """Dash's own protocol."""
 
@@ -476,12 +492,15 @@ class Http:
         with the job's handles in the query and the inputs emptied.
 
         Returns:
-            False when the result got lost on its way (a 204 in place of it).
+            False when the result got lost: a 204 or a 500 came in its place, or nothing did.
+            Dash's manager for Celery sometimes deletes a result, and that for Diskcache stumbles
+            over a process that has ended already.
         """
         status, answer = await self.post(orjson.dumps(body(output, value)))
         poll = orjson.dumps(body(output, None))
         query = ""
-        while status == 200:
+        given_up = time.perf_counter() + LOST_S
+        while status == 200 and time.perf_counter() < given_up:
             found = orjson.loads(answer)
             if "response" in found:
                 check(found, output, value)
@@ -489,6 +508,6 @@ class Http:
             query = query or f"?cacheKey={found['cacheKey']}&job={found['job']}"
             await asyncio.sleep(interval_s)
             status, answer = await self.post(poll, query)
-        if status == 204:
+        if status in (200, 204, 500):
             return False
         raise WrongAnswer(f"{output}({value!r}): HTTP {status} {answer[:300]!r}")

@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+from arq.connections import RedisSettings, create_pool
+from arq.constants import default_queue_name
 
 from benchmarks.clients import (
     CallSocket,
@@ -164,6 +166,45 @@ class SocketFlood(Flood):
             await socket.drain()
             socket.close()
         self._sockets.clear()
+
+
+class ArqFlood(Flood):
+    """Jobs of plain arq: what has ended is replaced every ``LOOK_S``."""
+
+    LOOK_S = 0.01
+
+    def __init__(self, port: int, database: int, job: str, in_flight: int) -> None:
+        super().__init__()
+        self._where = RedisSettings(port=port, database=database, conn_timeout=30)
+        self._job = job
+        self._in_flight = in_flight
+        self._sent = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._pool = await create_pool(self._where)
+        self._task = asyncio.create_task(self._fill())
+
+    async def _fill(self) -> None:
+        while True:
+            left = await self._pool.zcard(default_queue_name)
+            self.answered = self._sent - left
+            new = self._in_flight - left
+            for _ in range(new):
+                await self._pool.enqueue_job(self._job, 0)
+                self._sent += 1
+            await asyncio.sleep(self.LOOK_S)
+
+    async def close(self) -> None:
+        assert self._task is not None
+        if self._task.done():
+            self._task.result()
+        self._task.cancel()
+        async with asyncio.timeout(30):
+            while await self._pool.zcard(default_queue_name):  # noqa: ASYNC110 - arq tells nobody
+                await asyncio.sleep(self.LOOK_S)
+        self._sent = self.answered = 0
+        await self._pool.aclose()
 
 
 class _Flooding(CallSocket):

@@ -10,12 +10,16 @@ from typing import Any, Literal, Protocol
 
 import psutil
 
-CLIENT, OTHERS = "client", "others"
-"""This process; and everything on the machine that belongs to no benchmark."""
+CLIENT, OTHERS, STEAL = "client", "others", "steal"
+"""This process; everything on the machine that belongs to no benchmark; and what the machine did
+not get, though it wanted to work: on a virtual one, the time of its neighbours."""
 
-CLIENT_LIMIT, OTHERS_LIMIT = 0.8, 0.3
-"""Shares of a core. A client that uses more may be what is measured, and others that use more may
-have held up whoever is measured: such a figure is marked."""
+LIMITS = {CLIENT: 0.8, OTHERS: 0.3, STEAL: 0.1}
+"""Shares of a core. A client that uses more may be what is measured, and others and neighbours that
+use more may have held up whoever is measured: such a figure is marked."""
+
+
+Sense = Literal["≤", "<", "≥"]
 
 
 def quantile(samples: Iterable[float], share: float) -> float:
@@ -35,6 +39,7 @@ class Measure:
         cpu: CPU seconds per second, by process, while it was measured.
         cost_ms: CPU milliseconds per call, by process. Steadier than any latency on a machine
             that has something else to do, too.
+        remarks: What whoever measured it found doubtful.
     """
 
     label: str
@@ -42,6 +47,7 @@ class Measure:
     rounds: list[list[float]] = field(default_factory=list)
     cpu: dict[str, float] = field(default_factory=dict)
     cost_ms: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     def at(self, share: float) -> float:
         """A quantile over all rounds."""
@@ -54,12 +60,12 @@ class Measure:
     @property
     def doubts(self) -> list[str]:
         """Why this may not be what it says."""
-        shares = ((CLIENT, CLIENT_LIMIT), (OTHERS, OTHERS_LIMIT))
-        return [
+        found = [
             f"{who} used {self.cpu[who]:.2f} of a core (limit {limit:g})"
-            for who, limit in shares
+            for who, limit in LIMITS.items()
             if self.cpu.get(who, 0.0) > limit
         ]
+        return [*found, *self.remarks]
 
 
 @dataclass
@@ -68,10 +74,12 @@ class Ratio:
 
     label: str
     rounds: list[float]
-    sense: Literal["≤", "<", "≥"]
+    sense: Sense
     target: float | None
     made_of: list[str] = field(default_factory=list)
     """Labels of the measures."""
+    line: str = ""
+    """The line of the summary to which it belongs, a key of ``table.LINES``."""
 
     @classmethod
     def of(
@@ -81,12 +89,14 @@ class Ratio:
         below: Measure,
         *,
         share: float = 0.5,
-        sense: Literal["≤", "<", "≥"] = "≤",
+        sense: Sense = "≤",
         target: float | None = None,
+        line: str = "",
     ) -> "Ratio":
         """Divide quantiles of the same rounds."""
         pairs = zip(above.by_round(share), below.by_round(share), strict=True)
-        return cls(label, [a / b for a, b in pairs], sense, target, [above.label, below.label])
+        made_of = [above.label, below.label]
+        return cls(label, [a / b for a, b in pairs], sense, target, made_of, line)
 
     @classmethod
     def plain(
@@ -95,12 +105,13 @@ class Ratio:
         measure: Measure,
         *,
         share: float = 0.5,
-        sense: Literal["≤", "<", "≥"] = "≤",
+        sense: Sense = "≤",
         target: float | None = None,
+        line: str = "",
     ) -> "Ratio":
         """A figure that is to be judged by itself."""
         rounds, words = measure.by_round(share), f"{label}, {measure.unit}"
-        return cls(words, rounds, sense, target, [measure.label])
+        return cls(words, rounds, sense, target, [measure.label], line)
 
     @property
     def value(self) -> float:
@@ -110,11 +121,24 @@ class Ratio:
     @property
     def met(self) -> bool | None:
         """Whether it is as it should be; None when nothing was asked."""
-        if self.target is None:
-            return None
+        return None if self.target is None else self._is_fine(self.value)
+
+    def _is_fine(self, value: float) -> bool:
+        assert self.target is not None
         if self.sense == "≥":
-            return self.value >= self.target
-        return self.value <= self.target if self.sense == "≤" else self.value < self.target
+            return value >= self.target
+        return value <= self.target if self.sense == "≤" else value < self.target
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is met, in words: by how much not, and how many rounds say otherwise."""
+        if self.target is None:
+            return ""
+        words = "met" if self.met else f"NOT met, off by {abs(self.value / self.target - 1):.0%}"
+        agree = sum(self._is_fine(value) == self.met for value in self.rounds)
+        if agree < len(self.rounds):
+            words += f", in {agree} of {len(self.rounds)} rounds"
+        return words
 
 
 @dataclass
@@ -129,6 +153,10 @@ class Result:
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     took_s: float = 0.0
+
+    def measure(self, label: str) -> Measure:
+        """The measure of that label."""
+        return next(one for one in self.measures if one.label == label)
 
     def doubts(self, ratio: Ratio) -> bool:
         """Whether one of the measures that a ratio is made of is doubtful."""
@@ -176,33 +204,37 @@ class Meter:
         self.calls = 0
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Measure while this is open. The client's garbage collector waits meanwhile."""
+    def running(self, *also: Costs) -> Iterator[None]:
+        """Measure while this is open. The client's garbage collector waits meanwhile.
+
+        Args:
+            *also: Processes that take part this time.
+        """
         gc.collect()
         gc.disable()
-        before, started = self._snapshot(), time.perf_counter()
+        before, started = self._snapshot(also), time.perf_counter()
         try:
             yield
         finally:
             self._wall_s += time.perf_counter() - started
             gc.enable()
-            for name, spent in self._snapshot().items():
+            for name, spent in self._snapshot(also).items():
                 self._spent[name] = self._spent.get(name, 0.0) + spent - before[name]
 
-    def _snapshot(self) -> dict[str, float]:
+    def _snapshot(self, also: Iterable[Costs]) -> dict[str, float]:
         spent = {CLIENT: time.process_time()}
-        for proc in self._procs:
+        for proc in (*self._procs, *also):
             spent[proc.name] = spent.get(proc.name, 0.0) + proc.cpu_s()
-        all_of_it = psutil.cpu_times()
-        busy = sum(all_of_it) - all_of_it.idle - getattr(all_of_it, "iowait", 0.0)
-        # Linux counts guests in user time, too.
-        busy -= getattr(all_of_it, "guest", 0.0) + getattr(all_of_it, "guest_nice", 0.0)
-        return {**spent, OTHERS: busy - sum(spent.values())}
+        machine = psutil.cpu_times()
+        # Interrupts are left out: most of them carry what client and servers say to each other.
+        busy = machine.user + machine.system + getattr(machine, "nice", 0.0)
+        steal = getattr(machine, "steal", 0.0)
+        return {**spent, OTHERS: busy - sum(spent.values()), STEAL: steal}
 
     def note(self, measure: Measure) -> None:
         """Write down beside a measure what it took."""
         spent = {name: max(0.0, seconds) for name, seconds in self._spent.items()}
         measure.cpu = {name: seconds / self._wall_s for name, seconds in spent.items()}
         if self.calls:
-            own = {name: seconds for name, seconds in spent.items() if name != OTHERS}
+            own = {name: used for name, used in spent.items() if name not in (OTHERS, STEAL)}
             measure.cost_ms = {name: 1000 * seconds / self.calls for name, seconds in own.items()}

@@ -1,174 +1,239 @@
-"""Plots, drawn as SVG by hand from the raw numbers: nothing to install, nothing to render."""
+"""The plots, one per row, drawn from its raw numbers and kept beside them."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 
+from benchmarks.drawing import (
+    FLOOR,
+    OURS,
+    PEERS,
+    WIDTH,
+    LinearScale,
+    LogScale,
+    Picture,
+    Scale,
+)
 from benchmarks.measures import Measure, Result
 
-WIDTH = 860
-LEFT = 420
-RIGHT = 90
-OURS, PEERS, FLOOR = "ours", "peer", "floor"
+LEFT = 430
+RIGHT = 120
+STEP = 30
+TOP = 52
 
-# GitHub shows a picture on the reader's own background, which may be dark.
-STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #24292f; }
-.title { font-size: 16px; font-weight: 600; }
-.small { font-size: 11px; fill: #57606a; }
-.axis { stroke: #8c959f; stroke-width: 0.5; }
-.grid { stroke: #8c959f; stroke-width: 0.5; stroke-opacity: 0.35; }
-.busy { fill: #8c959f; fill-opacity: 0.15; }
-.ours { fill: #0969da; stroke: #0969da; }
-.peer { fill: #cf7d22; stroke: #cf7d22; }
-.floor { fill: #6e7781; stroke: #6e7781; }
-.whisker { stroke: #24292f; stroke-width: 1; fill: none; }
-.dots { fill: none; stroke-width: 3; stroke-linecap: round; stroke-opacity: 0.6; }
-@media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3; } .small { fill: #9198a1; } .whisker { stroke: #e6edf3; }
-}
-"""
-
-
-class Picture:
-    """Shapes, put together to an SVG file."""
-
-    def __init__(self, title: str, height: int) -> None:
-        self._height = height
-        self._parts: list[str] = []
-        self.text(12, 24, title, "title")
-
-    def text(self, x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> None:
-        self._parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">'
-            f"{escape(words)}</text>"
-        )
-
-    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-        place = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-        self._parts.append(f'<line {place} class="{kind}"/>')
-
-    def bar(self, x: float, y: float, width: float, height: float, kind: str) -> None:
-        place = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 1):.1f}" height="{height:.1f}"'
-        self._parts.append(f'<rect {place} class="{kind}" stroke="none"/>')
-
-    def dots(self, points: Sequence[tuple[float, float]], kind: str) -> None:
-        # Lines without length, with round ends: a tenth of the size of circles.
-        path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points)
-        self._parts.append(f'<path d="{path}" class="{kind} dots"/>')
-
-    def save(self, path: Path) -> None:
-        head = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self._height}"'
-            f' width="{WIDTH}" height="{self._height}" role="img"><style>{STYLE}</style>'
-        )
-        path.write_text("\n".join([head, *self._parts, "</svg>"]) + "\n")
-
-
-class LogScale:
-    """Numbers of many orders, on a length."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        self._low = math.floor(math.log10(min(values)))
-        self._high = max(math.ceil(math.log10(max(values))), self._low + 1)
-        self._start, self._end = start, end
-
-    def __call__(self, value: float) -> float:
-        share = (math.log10(value) - self._low) / (self._high - self._low)
-        return self._start + share * (self._end - self._start)
-
-    @property
-    def ticks(self) -> list[float]:
-        return [10.0**power for power in range(self._low, self._high + 1)]
+Drawing = Callable[[Result, Path], None]
 
 
 def _number(value: float) -> str:
     if value >= 10_000:
-        return f"{value:,.0f}"
+        return f"{value:,.0f}".replace(",", " ")
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _kind(label: str) -> str:
-    if "stock" in label:
+    if label.startswith(("stock", "plain arq")):
         return PEERS
     return FLOOR if "floor" in label else OURS
 
 
-def _bars(picture: Picture, measures: Sequence[Measure], unit: str, top: float) -> None:
-    """One bar per measure: the median, and for latencies a whisker up to p95."""
-    figures = [measure.at(share) for measure in measures for share in (0.5, 0.95)]
-    scale = LogScale(figures, LEFT, WIDTH - RIGHT)
-    bottom = top + 30 * len(measures)
+def _name(measure: Measure) -> str:
+    label = measure.label.replace("stock Dash", "Dash")
+    return label[0].upper() + label[1:]
+
+
+def _grid(picture: Picture, scale: Scale, bottom: float, unit: str) -> None:
     for tick in scale.ticks:
-        picture.line(scale(tick), top - 4, scale(tick), bottom, "grid")
-        picture.text(scale(tick), bottom + 16, f"{_number(tick)} {unit}", "small", "middle")
+        picture.line(scale(tick), TOP - 6, scale(tick), bottom, "grid")
+        picture.text(scale(tick), bottom + 16, f"{_number(tick)}{unit}", "small", "middle")
+
+
+def _latencies(result: Result, path: Path, scale_of: type[LogScale | LinearScale]) -> None:
+    """A dot at the median, and a line from p5 to p95."""
+    measures = result.measures
+    bottom = TOP + STEP * len(measures)
+    picture = Picture(f"{result.title}: median, p5 to p95", bottom + 32)
+    ends = [measure.at(share) for measure in measures for share in (0.05, 0.95)]
+    scale = scale_of(ends, LEFT, WIDTH - RIGHT)
+    _grid(picture, scale, bottom, " ms")
     for number, measure in enumerate(measures):
-        y = top + 30 * number
-        median = measure.at(0.5)
-        right = scale(median)
-        picture.text(LEFT - 8, y + 15, measure.label.replace("stock Dash", "Dash"), "", "end")
-        picture.bar(LEFT, y + 3, right - LEFT, 17, _kind(measure.label))
-        if measure.unit == "ms":
-            right = scale(measure.at(0.95))
-            picture.line(scale(median), y + 11.5, right, y + 11.5, "whisker")
-            picture.line(right, y + 7, right, y + 16, "whisker")
-        picture.text(right + 8, y + 16, f"{_number(median)} {unit}")
+        y = TOP + STEP * number + 10
+        low, median, high = (scale(measure.at(share)) for share in (0.05, 0.5, 0.95))
+        picture.text(LEFT - 14, y + 4, _name(measure), "", "end")
+        picture.whisker(low, high, y)
+        picture.dots([(median, y)], _kind(measure.label), "big")
+        picture.text(high + 10, y + 5, f"{_number(measure.at(0.5))} ms")
+    picture.save(path)
 
 
 def _latency(result: Result, path: Path) -> None:
-    picture = Picture(f"{result.title}: median, and up to p95", 90 + 30 * len(result.measures))
-    _bars(picture, result.measures, "ms", 50)
-    picture.save(path)
+    _latencies(result, path, LogScale)
 
 
-def _throughput(result: Result, path: Path) -> None:
-    rates = [measure for measure in result.measures if measure.unit == "1/s"]
-    flight = result.settings["in_flight"]
-    picture = Picture(f"{result.title}, {flight} in flight", 90 + 30 * len(rates))
-    _bars(picture, rates, "/s", 50)
-    picture.save(path)
+def _browser(result: Result, path: Path) -> None:
+    _latencies(result, path, LinearScale)
+
+
+def _rates(baseline: str) -> Drawing:
+    """Bars with the range of the rounds, and how many times the baseline each is."""
+
+    def draw(result: Result, path: Path) -> None:
+        rates = [measure for measure in result.measures if measure.unit == "1/s"]
+        base = next((rate for rate in rates if baseline in rate.label), None)
+        bottom = TOP + STEP * len(rates)
+        picture = Picture(f"{result.title}: median, range", bottom + 32)
+        values = [value for rate in rates for value in rate.by_round(0.5)]
+        scale = LinearScale(values, LEFT, WIDTH - RIGHT - 60)
+        _grid(picture, scale, bottom, "/s")
+        for number, rate in enumerate(rates):
+            y = TOP + STEP * number + 10
+            found = rate.by_round(0.5)
+            picture.text(LEFT - 10, y + 4, _name(rate), "", "end")
+            picture.bar(LEFT, y - 8, scale(rate.at(0.5)) - LEFT, 17, _kind(rate.label))
+            picture.whisker(scale(min(found)), scale(max(found)), y)
+            words = f"{_number(rate.at(0.5))}/s"
+            if base is not None and base is not rate:
+                words += f" · {rate.at(0.5) / base.at(0.5):.1f}× {baseline}"
+            picture.text(scale(max(found)) + 8, y + 5, words)
+        picture.save(path)
+
+    return draw
 
 
 def _stall(result: Result, path: Path) -> None:
     """Every single fast callback of one round, by the moment at which it was due."""
     every_s, window_s = result.settings["every_s"], result.settings["window_s"]
-    panels = [m for m in result.measures if m.label.endswith((", idle", ", busy"))]
-    top, height, gap = 56, 190, 56
-    number_of_panels = len(panels) // 2
-    picture = Picture(result.title, top + number_of_panels * (height + gap))
+    names = [m.label.removesuffix(", idle") for m in result.measures if m.label.endswith(", idle")]
+    whens = ("idle", "busy", "in step")
+    panels = [
+        (
+            name,
+            [(when, m) for when in whens for m in result.measures if m.label == f"{name}, {when}"],
+        )
+        for name in names
+    ]
+    height, gap, left, right = 170, 56, 70, WIDTH - 20
+    picture = Picture(result.title, TOP + 16 + len(panels) * (height + gap))
     # One scale for all, so that they can be compared by eye.
-    scale_values = [sample for measure in panels for sample in measure.rounds[0]]
-    left, right = 70, WIDTH - 20
-    for panel in range(number_of_panels):
-        idle, busy = panels[2 * panel : 2 * panel + 2]
-        y = top + panel * (height + gap)
-        scale = LogScale(scale_values, y + height, y)
-        middle = (left + right) / 2
-        picture.bar(middle, y, right - middle, height, "busy")
+    values = [sample for _, windows in panels for _, one in windows for sample in one.rounds[0]]
+    for panel, (name, windows) in enumerate(panels):
+        y = TOP + 12 + panel * (height + gap)
+        scale = LogScale(values, y + height, y)
+        width = (right - left) / len(windows)
+        picture.text(left, y - 8, name)
+        for number, (when, measure) in enumerate(windows):
+            start = left + number * width
+            if when != "idle":
+                picture.bar(start, y, width - 2 * (number < len(windows) - 1), height, "busy")
+            points = [
+                (start + 3 + due * every_s / window_s * (width - 6), scale(took_ms))
+                for due, took_ms in enumerate(measure.rounds[0])
+            ]
+            picture.dots(points, PEERS if name.startswith("stock") else OURS)
+            figures = f"p50 {_number(measure.at(0.5))} ms, p99 {_number(measure.at(0.99))} ms"
+            picture.text(start + 4, y + height + 16, f"{when}: {figures}", "small")
         for tick in scale.ticks:
             picture.line(left, scale(tick), right, scale(tick), "grid")
             words = f"{_number(tick)} ms" if tick < 1000 else f"{_number(tick / 1000)} s"
             picture.text(left - 8, scale(tick) + 4, words, "small", "end")
-        name = idle.label.removesuffix(", idle")
-        for measure, start, when in ((idle, left, "idle"), (busy, middle, "busy")):
-            per_s = (middle - left) / window_s
-            samples = enumerate(measure.rounds[0])
-            points = [(start + k * every_s * per_s + 3, scale(ms)) for k, ms in samples]
-            picture.dots(points, PEERS if "stock" in name else OURS)
-            words = f"{when}: p50 {_number(measure.at(0.5))} ms, p99 {_number(measure.at(0.99))} ms"
-            picture.text(start + 4, y + height + 16, words, "small")
-        picture.text(left, y - 8, name)
-        picture.text(right, y + height + 16, f"{2 * window_s:g} s", "small", "end")
     picture.save(path)
 
 
-PLOTS: dict[str, Callable[[Result, Path], None]] = {
-    "latency": _latency,
+def _scaling(result: Result, path: Path) -> None:
+    """Lines over the number of workers, beside what waiting alone would allow."""
+    workers = result.settings["workers"]
+    left, right, height = 70, WIDTH - 250, 300
+    bottom = TOP + height
+    picture = Picture(f"{result.title}: calls per second, range of rounds", bottom + 50)
+    across = LinearScale(workers, left, right)
+    ideal = [count * result.settings["at_once"] / 0.05 for count in workers]
+    values = [value for one in result.measures for value in one.by_round(0.5)]
+    up = LinearScale([*values, *ideal], bottom, TOP)
+    for tick in up.ticks:
+        picture.line(left, up(tick), right, up(tick), "grid")
+        picture.text(left - 8, up(tick) + 4, f"{_number(tick)}/s", "small", "end")
+    for count in workers:
+        words = f"{count} worker{'s' * (count > 1)}"
+        picture.text(across(count), bottom + 18, words, "small", "middle")
+    picture.curve([(across(c), up(i)) for c, i in zip(workers, ideal, strict=True)], "ideal")
+    ends = [(up(ideal[-1]), "what the waiting allows", FLOOR)]
+    for name in dict.fromkeys(m.label.rpartition(", ")[0] for m in result.measures):
+        measures = [m for m in result.measures if m.label.rpartition(", ")[0] == name]
+        points = [(across(c), up(m.at(0.5))) for c, m in zip(workers, measures, strict=True)]
+        picture.curve(points, _kind(name))
+        picture.dots(points, _kind(name), "mid")
+        for count, measure in zip(workers, measures, strict=True):
+            found = measure.by_round(0.5)
+            picture.line(across(count), up(min(found)), across(count), up(max(found)), "whisker")
+        ends.append((points[-1][1], name, _kind(name)))
+    # Names that would stand on each other move apart.
+    y = 0.0
+    for end, name, kind in sorted(ends):
+        y = max(end, y + 18)
+        picture.dots([(right + 14, y)], kind, "big")
+        picture.text(right + 26, y + 4, name)
+    picture.save(path)
+
+
+def _strips(result: Result, path: Path, rows: Sequence[Measure], unit: str, target: float) -> None:
+    """A dot for each round, and a line at what is wanted."""
+    bottom = TOP + STEP * len(rows)
+    picture = Picture(f"{result.title}: each round", bottom + 32)
+    values = [sample for row in rows for sample in row.by_round(1)]
+    scale = LinearScale([*values, target * 1.2], LEFT, WIDTH - RIGHT)
+    _grid(picture, scale, bottom, unit)
+    picture.line(scale(target), TOP - 6, scale(target), bottom, "target")
+    picture.text(scale(target) + 4, TOP - 2, f"wanted: {_number(target)}{unit}", "small")
+    for number, row in enumerate(rows):
+        y = TOP + STEP * number + 16
+        found = row.by_round(1)
+        picture.text(LEFT - 14, y + 4, _name(row), "", "end")
+        picture.dots([(scale(value), y) for value in found], _kind(row.label), "mid")
+        picture.text(scale(max(found)) + 10, y + 5, f"{_number(row.at(0.5))}{unit}")
+    picture.save(path)
+
+
+def _large(result: Result, path: Path) -> None:
+    _strips(result, path, result.measures, " ms", 20)
+
+
+def _pages(result: Result, path: Path) -> None:
+    _strips(result, path, [one for one in result.measures if one.unit == "KB"], " KB", 40)
+
+
+def _fanout(result: Result, path: Path) -> None:
+    """How many pages have heard, by the time since the push; a line for each round."""
+    heard = result.measures[0]
+    left, right, height = 70, WIDTH - 40, 240
+    bottom = TOP + height
+    picture = Picture(f"{result.title}: share of {len(heard.rounds[0])} pages", bottom + 36)
+    across = LinearScale([sample for one in heard.rounds for sample in one], left, right)
+    up = LinearScale([100], bottom, TOP)
+    for tick in across.ticks:
+        picture.line(across(tick), TOP, across(tick), bottom, "grid")
+        picture.text(across(tick), bottom + 18, f"{_number(tick)} ms", "small", "middle")
+    for share in (0, 25, 50, 75, 100):
+        picture.line(left, up(share), right, up(share), "grid")
+        picture.text(left - 8, up(share) + 4, f"{share} %", "small", "end")
+    for samples in heard.rounds:
+        ordered = sorted(samples)
+        every = max(1, len(ordered) // 100)
+        shares = [(100 * (n + 1) / len(ordered), ordered[n]) for n in range(len(ordered))]
+        kept = [*shares[::every], shares[-1]]
+        picture.curve([(across(ms), up(share)) for share, ms in kept], OURS)
+    picture.save(path)
+
+
+PLOTS: dict[str, Drawing] = {
     "stall": _stall,
-    "throughput": _throughput,
-    "browser": _latency,
+    "latency": _latency,
+    "browser": _browser,
+    "throughput": _rates("Celery"),
+    "http": _rates("Flask"),
+    "websocket": _rates("Flask"),
+    "scaling": _scaling,
+    "large": _large,
+    "pages": _pages,
+    "fanout": _fanout,
 }
 
 

@@ -95,12 +95,16 @@ class Proc:
                     total += times.user + times.system
         return total
 
-    def end(self) -> None:
-        """End it and its session, whatever state it is in."""
+    def ask_to_end(self) -> None:
+        """Let it end by itself, beside others."""
         if self._process.poll() is None:
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_S)
+
+    def end(self, patience_s: float = END_S) -> None:
+        """End it and its session, whatever state it is in."""
+        self.ask_to_end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience_s)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait(END_S)

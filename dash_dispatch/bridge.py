@@ -349,18 +349,24 @@ def _check_background(app: Any) -> None:
             )
 
 
+tasks: dict[str, Offloaded] = {}
+"""All tasks, by name; `remote` puts them here, because their groups are those of callbacks."""
+
+
 def _check_groups(app: Any) -> None:
     """One group has one limit."""
+    users = [(f"the callback {output!r}", found) for output, found in offloaded_of(app).items()]
+    users += [(f"the task {name!r}", found) for name, found in tasks.items()]
     named: dict[str, tuple[int | None, str]] = {}
-    for output, offloaded in offloaded_of(app).items():
+    for user, offloaded in users:
         options = offloaded.options
         if options.group is None:
             continue
-        limit, first = named.setdefault(options.group, (options.concurrency, output))
+        limit, first = named.setdefault(options.group, (options.concurrency, user))
         if limit != options.concurrency:
             raise ConfigError(
-                f"group={options.group!r} has concurrency={limit} for the callback {first!r} and"
-                f" concurrency={options.concurrency} for {output!r}: it takes the same for all"
+                f"group={options.group!r} has concurrency={limit} for {first} and"
+                f" concurrency={options.concurrency} for {user}: it takes the same for all"
             )
 
 
@@ -442,6 +448,9 @@ def outputs_match(entry: Mapping[str, Any], outputs: Any) -> bool:
         return True
     if not isinstance(declared, dash.Output):
         declared = flatten_grouping(declared)
+    elif outputs == {"id": declared.component_id, "property": declared.component_property}:
+        # As with most: Dash's own takes ten times as long.
+        return True
     try:
         _validate.validate_output_spec(declared, outputs, dash.Output)
     except Exception:  # noqa: BLE001 - whatever an odd request brings up: it is refused

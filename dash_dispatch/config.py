@@ -15,6 +15,7 @@ PREFIX = "DASH_DISPATCH_"
 _SENTINEL = re.compile(r"redis(?P<secure>s?)\+sentinel://")
 _SCHEMES = ("redis://", "rediss://", "unix://")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+_TLS = ("ssl_ca_certs", "ssl_check_hostname")
 _PASSWORD_ARGUMENT = re.compile(r"([?&](?:sentinel_)?password=)[^&]*", re.IGNORECASE)
 SENTINEL_PORT = 26379
 
@@ -22,8 +23,9 @@ SENTINEL_PORT = 26379
 class SentinelUrl(NamedTuple):
     """``redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db]``, read.
 
-    With ``rediss+sentinel://`` the Sentinels and the Redis are spoken to over TLS. The Sentinels'
-    own login is ``?sentinel_username=…&sentinel_password=…``.
+    With ``rediss+sentinel://`` the Sentinels and the Redis are spoken to over TLS, which takes
+    ``?ssl_ca_certs=…&ssl_check_hostname=true`` as ``rediss://`` does. The Sentinels' own login is
+    ``?sentinel_username=…&sentinel_password=…``.
 
     Attributes:
         sentinels: Whom to ask for the primary.
@@ -32,6 +34,7 @@ class SentinelUrl(NamedTuple):
         login: ``username`` and ``password`` for it.
         sentinel_login: The same for the Sentinels.
         secure: Whether to use TLS.
+        tls: How to check certificates.
     """
 
     sentinels: tuple[tuple[str, int], ...]
@@ -40,6 +43,7 @@ class SentinelUrl(NamedTuple):
     login: dict[str, Any]
     sentinel_login: dict[str, Any]
     secure: bool
+    tls: dict[str, Any]
 
     @classmethod
     def read(cls, url: str) -> "SentinelUrl | None":
@@ -57,6 +61,11 @@ class SentinelUrl(NamedTuple):
         login = {"username": unquote(user), "password": unquote(password)}
         hosts, *path = place.rstrip("/").split("/")
         found = dict(parse_qsl(query))
+        tls: dict[str, Any] = {}
+        if scheme["secure"]:
+            tls = {name: found.pop(name) for name in _TLS if name in found}
+        if "ssl_check_hostname" in tls:
+            tls["ssl_check_hostname"] = tls["ssl_check_hostname"].lower() in ("1", "true", "yes")
         unknown = found.keys() - {"sentinel_username", "sentinel_password"}
         try:
             sentinels = tuple(_host_and_port(host) for host in hosts.split(","))
@@ -72,6 +81,7 @@ class SentinelUrl(NamedTuple):
             {name: value for name, value in login.items() if value},
             {name.removeprefix("sentinel_"): value for name, value in found.items()},
             bool(scheme["secure"]),
+            tls,
         )
 
 

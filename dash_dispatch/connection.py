@@ -101,7 +101,7 @@ def _sync_client(url: str, timeout_s: float) -> Any:
     named = SentinelUrl.read(url)
     if named is None:
         return sync_redis.Redis.from_url(url, **options)
-    options["ssl"] = named.secure
+    options |= {"ssl": named.secure, **named.tls}
     make: Any = sync_redis.Redis
     for host, port in named.sentinels:
         with contextlib.suppress(redis_errors.RedisError, OSError):
@@ -123,7 +123,7 @@ class _Following(Connection):
     """A connection to whatever the Sentinels call the primary when it is made."""
 
     def __init__(self, *, named: SentinelUrl, **options: Any) -> None:
-        super().__init__(db=named.db, **named.login, **options)
+        super().__init__(db=named.db, **named.login, **named.tls, **options)
         self._named = named
 
     async def _connect(self) -> None:
@@ -138,6 +138,7 @@ class _Following(Connection):
                 host=host,
                 port=port,
                 ssl=named.secure,
+                **named.tls,
                 decode_responses=True,
                 socket_timeout=SENTINEL_TIMEOUT_S,
                 socket_connect_timeout=SENTINEL_TIMEOUT_S,

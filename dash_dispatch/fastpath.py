@@ -145,7 +145,7 @@ def _nobody_watches(server: Quart, way: Way) -> bool:
         type(server) is Quart
         and _UNTOUCHED
         and _of_class(Quart) == _QUARTS_OWN
-        and _REPLACEABLE.isdisjoint(server.__dict__)
+        and server.__dict__.keys().isdisjoint(_REPLACEABLE)
         and server.view_functions.get(way.endpoint) is way.view
         and not server.after_request_funcs.get(None)
         and not server.teardown_request_funcs.get(None)

@@ -584,6 +584,7 @@ PUBLIC_FAILURES: Final = frozenset(
         "PayloadTooLarge",
         "StoreUnavailable",
         "CallExpired",
+        "NotOffloaded",
         UNKNOWN_CODE,
     }
 )

@@ -135,7 +135,9 @@ def _register(function: F, offload: Offload) -> F:
     if offload.concurrency is not None:
         gate = f"group.{offload.group}" if offload.group else f"{PREFIX}{name}"
     code = bridge.code_digest(function)
-    _tasks[name] = Task(name, function, Offloaded(offload, executor, Overlap.PARALLEL, gate, code))
+    offloaded = Offloaded(offload, executor, Overlap.PARALLEL, gate, code)
+    _tasks[name] = Task(name, function, offloaded)
+    bridge.tasks[name] = offloaded
     return cast(F, function)
 
 

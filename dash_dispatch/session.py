@@ -12,7 +12,14 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from dash_dispatch import bridge
 from dash_dispatch.config import Settings
-from dash_dispatch.errors import DispatchError, Forbidden, QueueFull, StoreError, SubmitError
+from dash_dispatch.errors import (
+    DispatchError,
+    Forbidden,
+    NotOffloaded,
+    QueueFull,
+    StoreError,
+    SubmitError,
+)
 from dash_dispatch.local import LocalCalls
 from dash_dispatch.offload import Offloaded
 from dash_dispatch.outbox import Outbox
@@ -102,6 +109,11 @@ class Rate:
         return True
 
 
+MAX_EARLY = 100
+"""Outcomes that are remembered for having come before their call was noted; when full all are
+forgotten, and such a call is asked about once, in vain."""
+
+
 class Session:
     """One session, as far as this process serves it."""
 
@@ -116,6 +128,8 @@ class Session:
         # only for these is it worth to look for a hint that was lost. Bounded by
         # `max_session_calls`, by and large.
         self.awaited: dict[str, tuple[str, str]] = {}
+        # Mostly there is none, and an idle page holds no empty set.
+        self._early: set[str] | None = None
         self.connections = 0
         self.absence: asyncio.TimerHandle | None = None
         self.noting: asyncio.Task[None] | None = None
@@ -123,8 +137,18 @@ class Session:
     def heard(self, events: Iterable[Event]) -> None:
         """These are on their way to the browser: it waits for their outcomes no more."""
         for event in events:
-            if event.outcome is not None:
-                self.awaited.pop(event.call, None)
+            if event.outcome is not None and self.awaited.pop(event.call, None) is None:
+                # Faster than the word that it is waited for, or asked for elsewhere.
+                if self._early is None or len(self._early) >= MAX_EARLY:
+                    self._early = set()
+                self._early.add(event.call)
+
+    def expect(self, call: str, page: str, request: str) -> None:
+        """An accepted call is waited for, unless its outcome has passed already."""
+        if self._early is not None and call in self._early:
+            self._early.discard(call)
+        else:
+            self.awaited[call] = (page, request)
 
 
 class Sessions:
@@ -248,7 +272,7 @@ class Sessions:
             if message.page not in session.pages and len(session.pages) >= MAX_PAGES:
                 raise QueueFull(f"busy: {MAX_PAGES} pages are open in this browser")
             session.pages.add(message.page)
-            asked = Asked(self._app, bytes(message.payload), self._settings.max_request_bytes)
+            asked = self._asked(message)
             if not bridge.may_use_websocket(self._app, asked.entry):
                 raise Forbidden(
                     f"'{legible(asked.body.output)}' may not be called over this connection: it has"
@@ -259,6 +283,16 @@ class Sessions:
             if session.voice.take():
                 logger.warning("! refused: %s", error)
             self._answer(session, message, _refusal(error, _id(session, message)))
+
+    def _asked(self, message: CallMessage) -> Asked:
+        try:
+            return Asked(self._app, bytes(message.payload), self._settings.max_request_bytes)
+        except NotOffloaded as error:
+            # Of a page that a web process of another release has made, while a deploy is under way.
+            raise NotOffloaded(
+                f"{error}; if its page is of another release, load it again (code version of this"
+                f" web process: {self._settings.code_version or 'not set'})"
+            ) from error
 
     async def _dispatch(
         self, session: Session, message: CallMessage, asked: Asked, snapshot: RequestSnapshot
@@ -316,7 +350,7 @@ class Sessions:
         elif admission.status == "dropped":
             self._answer(session, message, Outcome(Status.NO_UPDATE))
         else:
-            session.awaited[spec.id] = (message.page, message.request)
+            session.expect(spec.id, message.page, message.request)
             if spec.on_leave is OnLeave.CANCEL:
                 # It is looked for from now on: this process may not live to say that it has left.
                 self._note_absence(session)

@@ -40,7 +40,7 @@ NS:capacity                hash    worker → how many calls of each lane it run
 NS:running:{worker}        hash    calls that this worker has claimed → their gate
 NS:mailbox:{session}       stream  what one browser is to receive, in order, until it says that
                                    it has; ``session_ttl_s`` after the last entry
-NS:result:{call}           string  a result too large for the mailbox; ``result_ttl_s``
+NS:result:{call}:{worker}  string  a result too large for the mailbox; ``result_ttl_s``
 NS:active:{session}        hash    call id → an `ActiveCall`, of its calls that have not ended
 NS:absent                  zset    sessions without a connection, by the time they have left
 NS:announced               zset    calls whose page wants to know their position
@@ -285,8 +285,8 @@ class _Keys:
     def mailbox(self, session: str) -> str:
         return f"{self._ns}:mailbox:{session}"
 
-    def result(self, call: str) -> str:
-        return f"{self._ns}:result:{call}"
+    def result(self, call: str, writer: str) -> str:
+        return f"{self._ns}:result:{call}:{writer}"
 
     def active(self, session: str) -> str:
         return f"{self._ns}:active:{session}"
@@ -699,7 +699,10 @@ class Store:
         keys, settings = self.keys, self._settings
         aside = len(outcome.body) > settings.inline_result_bytes
         if aside:
-            await self._redis.set(keys.result(spec.id), outcome.body, px=_ms(settings.result_ttl_s))
+            # Before it is known whether this worker may still end the call: under its own name, so
+            # that it cannot stand in the place of another's.
+            key = keys.result(spec.id, worker)
+            await self._redis.set(key, outcome.body, px=_ms(settings.result_ttl_s))
         event = Event(spec.page, spec.request, spec.id, outcome)
         cache_ms, shared = _shared(spec, outcome)
         result, runner = await self._run(
@@ -735,7 +738,7 @@ class Store:
                 _ms(settings.call_ttl_s),
                 len(spec.on_start),
                 *spec.on_start,
-                *_pairs(_event_fields(event, aside=aside)),
+                *_pairs(_event_fields(event, aside=worker if aside else None)),
             ],
         )
         await self._knock(spec.gate, known=spec.lane)
@@ -1117,18 +1120,18 @@ class Store:
             return None
 
     async def _entry(self, id_: str, fields: Mapping[bytes, bytes]) -> Entry:
-        aside = b"a" in fields
-        if not aside:
-            return Entry(id_, _event_from(fields, fields.get(b"b", b"")), aside)
-        body = await self._large(self.keys.result(fields[b"c"].decode()))
-        if body:
-            return Entry(id_, _event_from(fields, body), aside)
+        writer = fields.get(b"a")
+        if writer is None:
+            return Entry(id_, _event_from(fields, fields.get(b"b", b"")), aside=False)
         call = fields[b"c"].decode()
+        body = await self._large(self.keys.result(call, writer.decode()))
+        if body:
+            return Entry(id_, _event_from(fields, body), aside=True)
         gone = failed(
             Status.EXPIRED, "CallExpired", "The result was not fetched in time.", call=call
         )
         event = Event(fields[b"p"].decode(), fields[b"r"].decode(), call, gone)
-        return Entry(id_, event, aside)
+        return Entry(id_, event, aside=True)
 
     async def _large(self, key: str) -> bytes:
         """A result that stands aside; empty when it is gone.
@@ -1152,7 +1155,9 @@ class Store:
         following = f"{time_ms}-{int(sequence) + 1}"
         aside = await self._run("trim", [self.keys.mailbox(session)], [cursor, following])
         if aside:
-            await self._redis.unlink(*(self.keys.result(call.decode()) for call in aside))
+            found = zip(aside[::2], aside[1::2], strict=True)
+            keys = (self.keys.result(call.decode(), writer.decode()) for call, writer in found)
+            await self._redis.unlink(*keys)
 
     @translated
     async def discard(self, session: str) -> None:
@@ -1236,13 +1241,14 @@ def _pairs(fields: Mapping[str, Any]) -> list[Any]:
 
 
 # Field names are one letter: a mailbox may hold thousands of entries.
-def _event_fields(event: Event, *, aside: bool = False) -> dict[str, Any]:
+def _event_fields(event: Event, *, aside: str | None = None) -> dict[str, Any]:
+    """The entry's fields; ``aside`` is who has written its body down beside it."""
     fields: dict[str, Any] = {"p": event.page, "r": event.request, "c": event.call}
     if event.outcome is None:
         fields |= {"q": event.question} if event.question else {"d": event.props}
         return fields | ({"n": event.direct} if event.direct else {})
     fields |= {"s": str(event.outcome.status)}
-    fields |= {"a": 1} if aside else {"b": event.outcome.body}
+    fields |= {"b": event.outcome.body} if aside is None else {"a": aside}
     return fields | ({"h": event.outcome.response} if event.outcome.response else {})
 
 

@@ -5,6 +5,7 @@ Everything is started by the test that uses it and ended with it, by pid.
 
 import asyncio
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -13,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
-import httpx
 import redis
 
 from tests.programs import require_program
+from tests.starter import Forked, can_fork
 
 SECRET = "a secret for tests only"
 START_S = 30.0
@@ -60,22 +62,46 @@ def text_in(path: Path) -> str:
     return path.read_text().strip() if path.exists() else ""
 
 
-class Proc:
-    """A child process with its output in a file."""
+def _start(
+    command: list[str], env: dict[str, str], folder: Path, log: IO[bytes], *, fresh: bool
+) -> subprocess.Popen[bytes] | Forked:
+    if not fresh and can_fork(command, env):
+        return Forked(command[2:], env, folder, log.fileno())
+    return subprocess.Popen(
+        command,
+        env=env,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
-    def __init__(self, name: str, command: list[str], env: dict[str, str], folder: Path) -> None:
+
+class Proc:
+    """A child process with its output in a file.
+
+    Args:
+        name: Begins the name of the file.
+        command: What is run; a web process or a worker is forked (see `tests.starter`).
+        env: Its environment.
+        folder: Where it runs.
+        fresh: It is started by the command itself, whatever it is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        env: dict[str, str],
+        folder: Path,
+        *,
+        fresh: bool = False,
+    ) -> None:
         self.name = name
         self.log_path = folder / f"{name}-{time.monotonic_ns()}.log"
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                env=env,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = _start(command, env, folder, log, fresh=fresh)
 
     @property
     def pid(self) -> int:
@@ -105,9 +131,13 @@ class Proc:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
+        self.kill_all()
+        self.process.wait(10)
+
+    def kill_all(self) -> None:
+        """Kill -9, with its whole session."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait(10)
 
 
 class RedisServer:
@@ -162,6 +192,8 @@ class Stack:
         # Hypercorn takes a connection for idle after 5 s, also when it was itself that could not
         # come to read, on a machine that stood still; what had been sent is then reset.
         self.keep_alive_s = 30
+        self.server = "hypercorn"
+        self.server_options: list[str] = []
         self.namespace = f"t{os.getpid()}-{time.monotonic_ns()}"
         self._settings = settings
         self.webs: list[Proc] = []
@@ -185,10 +217,14 @@ class Stack:
     def web(self, port: int | None = None, *, wait: bool = True, **settings: str) -> str:
         """Start a web process; returns its address."""
         port = port or free_port()
-        command = [sys.executable, "-m", "hypercorn", f"{self.app}:server"]
-        # No worker processes below it: its pid is the one that serves.
-        command += ["--bind", f"127.0.0.1:{port}", "--workers", "0"]
-        command += ["--keep-alive", str(self.keep_alive_s)]
+        command = [sys.executable, "-m", self.server, f"{self.app}:server"]
+        if self.server == "hypercorn":
+            # No worker processes below it: its pid is the one that serves.
+            command += ["--bind", f"127.0.0.1:{port}", "--workers", "0"]
+            command += ["--keep-alive", str(self.keep_alive_s)]
+        else:
+            command += ["--port", str(port)]
+        command += self.server_options
         proc = Proc(f"web-{port}", command, self.env(**settings), self.folder)
         self.webs.append(proc)
         address = f"http://127.0.0.1:{port}"
@@ -199,11 +235,11 @@ class Stack:
     def _await_web(self, address: str, proc: Proc) -> None:
         wait_for(lambda: _serves(f"{address}{self.prefix}", proc), f"{proc.name} serves")
 
-    def worker(self, *, wait: bool = True, **settings: str) -> Proc:
-        """Start a worker."""
+    def worker(self, *, wait: bool = True, fresh: bool = False, **settings: str) -> Proc:
+        """Start a worker; a fresh one where a test counts its processes."""
         command = [sys.executable, "-m", "arq", "dash_dispatch.worker"]
         env = self.env(**{"app": f"{self.app}:app", **settings})
-        proc = Proc(f"worker-{len(self.workers)}", command, env, self.folder)
+        proc = Proc(f"worker-{len(self.workers)}", command, env, self.folder, fresh=fresh)
         self.workers.append(proc)
         if wait:
             _await_worker(proc)
@@ -231,7 +267,11 @@ class Stack:
         return "\n".join(f"--- {proc.name}\n{proc.log[-4000:]}" for proc in procs)
 
     def end(self) -> None:
-        for proc in [*self._others, *self.webs, *self.workers]:
+        """Nothing is asked of how it ends here: a test that wants to know ends it by itself."""
+        procs = [*self._others, *self.webs, *self.workers]
+        for proc in procs:
+            proc.kill_all()
+        for proc in procs:
             proc.end()
 
 
@@ -247,8 +287,17 @@ def _alive(proc: Proc) -> bool:
 
 def _serves(address: str, proc: Proc) -> bool:
     _alive(proc)
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{address}/_dash-layout", timeout=5).status_code == 200
+    return serves(f"{address}/_dash-layout")
+
+
+def serves(url: str) -> bool:
+    """Whether it is answered. (By less than `httpx`, which is long in the making.)"""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=5)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == 200
     return False
 
 

@@ -21,7 +21,7 @@ LABELS = {
 CLICK = """
 async ({name, clicks}) => {
   const button = document.getElementById(`ask-${name}`);
-  const output = document.getElementById(name);
+  const output = document.getElementById(`clicked-${name}`);
   const samples = [];
   for (let n = 0; n < clicks; n++) {
     const wanted = String(Number(output.textContent || 0) + 1);
@@ -56,7 +56,7 @@ class Settings:
     warm_up: int = 10
 
 
-FULL = Settings(rounds=5, clicks=40)
+FULL = Settings(rounds=4, clicks=30)
 QUICK = Settings(rounds=1, clicks=10, warm_up=3)
 
 
@@ -86,7 +86,7 @@ def run(bench: Bench) -> Result:
     if program is None:
         raise StartError("Chromium is not installed (scripts/system-deps names the package)")
     settings = QUICK if bench.quick else FULL
-    ours = bench.dash_dispatch(app="buttons")
+    ours = bench.dash_dispatch()
     measures = {name: Measure(label, "ms") for name, label in LABELS.items()}
     meters = {name: Meter([*ours.procs, Chromium()]) for name in LABELS}
     with sync_playwright() as playwright:

@@ -35,7 +35,7 @@ class Settings:
     in_flight: int = 16
 
 
-FULL = Settings(rates=(50, 200), window_s=4, rounds=2, idle_s=10)
+FULL = Settings(rates=(50, 200), window_s=3, rounds=2, idle_s=6)
 QUICK = Settings(rates=(50,), window_s=0.5, rounds=1, idle_s=0.5)
 
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from benchmarks.clients import BROWSER, DispatchSocket, WrongAnswer
 from benchmarks.measures import Measure, Meter, Ratio, Result
 from benchmarks.rows.pages import SPARE_FILES, files
-from benchmarks.stacks import TICKING, Bench, Stack
+from benchmarks.stacks import Bench, Stack
 from dash_dispatch.session import Signer
 
 TITLE = "One update to all open pages of one web process"
@@ -36,11 +36,11 @@ def run(bench: Bench) -> Result:
     """Another process pushes; this one holds the pages."""
     settings = QUICK if bench.quick else FULL
     settings = replace(settings, pages=min(settings.pages, files() - SPARE_FILES))
-    stack = bench.dash_dispatch("figures", web_env=TICKING if bench.quick else None)
+    stack = bench.dash_dispatch()
     heard, last, rate = asyncio.run(_measure(bench, settings, stack))
     ratios = [
-        Ratio.plain(f"until the last of {settings.pages} pages has it", last),
-        Ratio.plain("pages that hear of it per second", rate),
+        Ratio.plain(f"until the last of {settings.pages} pages has it", last, line="fanout"),
+        Ratio.plain("pages that hear of it per second", rate, sense="≥", line="fanout"),
     ]
     notes = [
         "There is no public push: another process writes into each page's mailbox with the store's"

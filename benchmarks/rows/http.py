@@ -3,9 +3,9 @@
 import asyncio
 from dataclasses import asdict, dataclass
 
-from benchmarks.contest import Contestant, measure
+from benchmarks.contest import Contestant, headroom, measure
 from benchmarks.floods import HttpFlood
-from benchmarks.measures import Ratio, Result
+from benchmarks.measures import Result
 from benchmarks.stacks import FASTEST, Bench, Stack
 
 TITLE = "Plain callbacks per second over HTTP, one server process"
@@ -17,36 +17,39 @@ class Settings:
 
     rounds: int
     window_s: float
-    warm_up_s: float = 0.4
+    warm_up_s: float = 0.2
     connections: int = 32
 
 
-FULL = Settings(rounds=3, window_s=1.0)
-QUICK = Settings(rounds=1, window_s=0.2, warm_up_s=0.1)
+FULL = Settings(rounds=4, window_s=0.7)
+QUICK = Settings(rounds=1, window_s=0.2, warm_up_s=0.05)
 
 
 def run(bench: Bench) -> Result:
     """All of them in turns."""
     settings = QUICK if bench.quick else FULL
     contestants = asyncio.run(_measure(bench, settings))
-    measures = {name: contestant.rate for name, contestant in contestants.items()}
+    measures = [one for contestant in contestants.values() for one in contestant.measures]
     ratios = []
     if bench.peers:
-        flask = measures["flask"]
+        flask = contestants["flask"]
         for server, target in (("hypercorn", 1.8), (FASTEST, 3.0)):
-            ratios += [
-                Ratio.of(
-                    f"{kind} on {server} / Flask + Gunicorn",
-                    measures[f"{server} {kind}"],
-                    flask,
-                    sense="≥",
-                    target=target,
-                )
-                for kind in ("async def", "def")
-            ]
-            bare = measures[f"bare {server}"]
-            ratios.append(Ratio.of(f"a bare answer on {server} / Flask + Gunicorn", bare, flask))
-    return Result("http", TITLE, asdict(settings), list(measures.values()), ratios)
+            for kind in ("async def", "def"):
+                label, line = f"{kind} on {server}", f"http {server}"
+                ratios.append(contestants[f"{server} {kind}"].over(flask, label, target, line))
+        for name, label in (("quart", "stock Dash on Quart"), ("fastapi", "stock Dash on FastAPI")):
+            ratios.append(contestants[name].over(flask, label))
+        ratios += [
+            contestants[f"bare {server}"].over(flask, f"a bare answer on {server}")
+            for server in ("hypercorn", FASTEST)
+        ]
+        ratios += [
+            contestants[f"{server} {kind}"].over_by_work(flask, f"{kind} on {server}")
+            for server in ("hypercorn", FASTEST)
+            for kind in ("async def", "def")
+        ]
+    notes = headroom(contestants.values())
+    return Result("http", TITLE, asdict(settings), measures, ratios, notes)
 
 
 async def _measure(bench: Bench, settings: Settings) -> dict[str, Contestant]:

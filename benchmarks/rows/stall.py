@@ -2,22 +2,27 @@
 
 The fast one is sent over HTTP at a fixed rate, come what may, and its latency counts from the
 moment at which it was due: a server that stands still for two seconds delays all that was due in
-them, and that is what is reported.
+them, and that is what is reported. The slow ones have a client of their own, in another process.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 
-from benchmarks.clients import CallSocket, DispatchSocket, Http, StockSocket, next_value
+from benchmarks.clients import Http, next_value
 from benchmarks.measures import Measure, Meter, Ratio, Result
-from benchmarks.stacks import Bench, Stack
+from benchmarks.processes import END_S, Proc
+from benchmarks.stacks import QUICK_S, Bench, Stack
 
 TITLE = "A fast callback every 20 ms while slow ones run"
 SPIN_S = 0.0015
 """The loop's timer is a millisecond coarse; the rest is waited for by looking at the clock."""
+
+LATE_MS = 5.0
+"""A client that sends more than one of a hundred later than this may be what is measured."""
+
+OURS, STOCK = "dash_dispatch", "stock Dash on Quart"
 
 
 @dataclass(frozen=True)
@@ -34,108 +39,101 @@ class Settings:
     every_s: float = 0.02
     warm_up: int = 50
     limit_s: float = 120.0
-    plain: int = 8
 
 
-FULL = Settings(rounds=3, window_s=6)
-QUICK = Settings(rounds=1, window_s=1.5, slow_s=0.2, warm_up=10)
+FULL = Settings(rounds=3, window_s=5)
+QUICK = Settings(rounds=1, window_s=0.6, slow_s=QUICK_S, warm_up=10)
 
 # 200 slow ones, which need not be equal: those in processes wait in line for the two there are.
-OURS = {"slow-async": 186, "slow-thread": 12, "slow-process": 2}
-STOCK = {"slow-async": 20}
+SLOW = {
+    OURS: ("slow-plain=8", "slow-async=186", "slow-thread=12", "slow-process=2"),
+    STOCK: ("slow-plain=8", "slow-async=20"),
+}
+PROTOCOLS = {OURS: "ours", STOCK: "stock"}
+
+# How the slow ones come: over the time that one takes, or all at once and so in step ever after.
+WAYS = {"busy": True, "in step": False}
 
 
 class Contestant:
     """One server, its idle and its busy figures."""
 
-    def __init__(
-        self,
-        name: str,
-        stack: Stack,
-        http: Http,
-        protocol: type[CallSocket],
-        slow: dict[str, int],
-    ) -> None:
-        self.idle = Measure(f"{name}, idle", "ms")
-        self.busy = Measure(f"{name}, busy", "ms")
-        self.late = Measure(f"{name}: sent later than due", "ms")
+    def __init__(self, name: str, stack: Stack, http: Http, ways: tuple[str, ...]) -> None:
+        self.name = name
+        self.ways = ways
+        self.measures = {when: Measure(f"{name}, {when}", "ms") for when in ("idle", *ways)}
+        self.late = {
+            when: Measure(f"{name}, {when}: sent later than due", "ms") for when in self.measures
+        }
         self.slow_calls = 0
         self.lost = 0
-        self._meters = {id(m): Meter(stack.procs) for m in (self.idle, self.busy)}
+        self._meters = {when: Meter(stack.procs) for when in self.measures}
         self._address = stack.address
         self._http = http
-        self._protocol = protocol
-        self._socket: CallSocket | None = None
-        self._connecting = asyncio.Lock()
-        self._slow = slow
-
-    async def __aenter__(self) -> "Contestant":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._socket is not None:
-            self._socket.close()
-
-    async def _connected(self) -> CallSocket:
-        async with self._connecting:
-            if self._socket is None or self._socket.closed:
-                socket = self._protocol()
-                await socket.open(self._address)
-                self._socket = socket
-        return self._socket
 
     async def warm_up(self, calls: int) -> None:
+        """What is slow only once is not measured."""
         for _ in range(calls):
             await self._http.call("fast", next_value())
 
-    async def round(self, settings: Settings) -> None:
-        """An idle window, then a busy one."""
-        self.late.rounds.append([])
+    async def round(self, bench: Bench, settings: Settings) -> None:
+        """An idle window, then the busy ones."""
         async with asyncio.timeout(settings.limit_s):
-            await self._window(self.idle, settings, asyncio.Event())
-        ends = asyncio.Event()
-        async with asyncio.timeout(settings.limit_s), asyncio.TaskGroup() as group:
-            for call in self._slow_ones(settings):
-                group.create_task(self._again(call, ends))
-            await self._window(self.busy, settings, ends)
+            await self._window("idle", settings)
+        for way in self.ways:
+            spread_s = settings.slow_s if WAYS[way] else 0.0
+            load = bench.load(self._address, PROTOCOLS[self.name], str(spread_s), *SLOW[self.name])
+            async with asyncio.timeout(settings.limit_s):
+                await asyncio.to_thread(load.wait_until, lambda load=load: "in flight" in load.log)
+                await self._window(way, settings, load)
+            # A peer that stands still would keep it waiting: it has seen enough.
+            await asyncio.to_thread(load.end, END_S if self.name == OURS else 0.5)
+            self._count(load.log)
 
-    def _slow_ones(self, settings: Settings) -> list[Callable[[], Awaitable[None]]]:
-        found = [lambda: self._http.call("slow-plain", next_value())] * settings.plain
-        for output, count in self._slow.items():
-            found += [lambda output=output: self._over_websocket(output)] * count
-        return found
+    def _count(self, told: str) -> None:
+        # Where slow calls are in each other's way, they had not ended when the load was killed.
+        if "ended " in told:
+            answered, lost = told.partition("ended ")[2].split()
+            self.slow_calls += int(answered)
+            self.lost += int(lost)
 
-    async def _over_websocket(self, output: str) -> None:
-        await (await self._connected()).call(output, next_value())
-
-    async def _again(self, call: Callable[[], Awaitable[None]], ends: asyncio.Event) -> None:
-        while not ends.is_set():
-            try:
-                await call()
-                self.slow_calls += 1
-            except ConnectionError:
-                # A browser would connect again, and so do we; the result is gone.
-                self.lost += 1
-
-    async def _window(self, measure: Measure, settings: Settings, ends: asyncio.Event) -> None:
-        """Send at a fixed rate, say when that ``ends``, and return when all is answered."""
-        count = round(settings.window_s / settings.every_s)
-        meter = self._meters[id(measure)]
-        with meter.running():
+    async def _window(self, when: str, settings: Settings, *load: Proc) -> None:
+        """Send at a fixed rate, and return when all is answered."""
+        late: list[float] = []
+        with self._meters[when].running(*load):
             start = time.perf_counter() + 0.05
             tasks = []
-            for number in range(count):
+            for number in range(round(settings.window_s / settings.every_s)):
                 due = start + number * settings.every_s
                 await _until(due)
-                self.late.rounds[-1].append((time.perf_counter() - due) * 1000)
+                late.append((time.perf_counter() - due) * 1000)
                 tasks.append(asyncio.create_task(self._fast(due)))
-            ends.set()
-            measure.rounds.append(list(await asyncio.gather(*tasks)))
-        meter.note(measure)
+            self.measures[when].rounds.append(list(await asyncio.gather(*tasks)))
+        self.late[when].rounds.append(late)
 
     async def _fast(self, due: float) -> float:
         await self._http.call("fast", next_value())
         return (time.perf_counter() - due) * 1000
+
+    def results(self) -> list[Measure]:
+        """All measures; doubtful where the client itself was late."""
+        for when, measure in self.measures.items():
+            self._meters[when].note(measure)
+            if (late_ms := self.late[when].at(0.99)) > LATE_MS:
+                measure.remarks.append(f"sent up to {late_ms:.0f} ms later than due (p99)")
+        return [*self.measures.values(), *self.late.values()]
+
+    def ratios(self) -> list[Ratio]:
+        """Each busy window over the idle one of its round."""
+        ours = self.name == OURS
+        found = []
+        for way in self.ways:
+            busy, idle = self.measures[way], self.measures["idle"]
+            label = f"{self.name}: {way} p99 / idle p99"
+            target, line = (1.5 if ours else None), "stall"
+            found.append(Ratio.of(label, busy, idle, share=0.99, target=target, line=line))
+            found.append(Ratio.of(f"{self.name}: {way} p50 / idle p50", busy, idle))
+        return found
 
 
 async def _until(due: float) -> None:
@@ -149,54 +147,38 @@ async def _until(due: float) -> None:
 def run(bench: Bench) -> Result:
     """Windows of ours and of the peer in turns."""
     settings = QUICK if bench.quick else FULL
-    ours = bench.dash_dispatch(slow_s=settings.slow_s)
-    quart = bench.quart(slow_s=settings.slow_s) if bench.peers else None
-    contestants = asyncio.run(_measure(settings, ours, quart))
-    measures, ratios = [], []
-    for name, one in contestants.items():
-        measures += [one.idle, one.busy, one.late]
-        target = 1.5 if name == "dash_dispatch" else None
-        ratios += [
-            Ratio.of(
-                f"{name}: busy p99 / idle p99",
-                one.busy,
-                one.idle,
-                share=0.99,
-                target=target,
-            ),
-            Ratio.of(f"{name}: busy p50 / idle p50", one.busy, one.idle),
-        ]
+    stacks = {OURS: bench.dash_dispatch(slow_s=settings.slow_s)}
+    if bench.peers:
+        stacks[STOCK] = bench.quart(slow_s=settings.slow_s)
+    contestants = asyncio.run(_measure(bench, settings, stacks))
+    measures = [measure for one in contestants for measure in one.results()]
+    ratios = [ratio for one in contestants for ratio in one.ratios()]
     notes = [
-        f"Busy: {settings.plain} plain def callbacks over HTTP and more over the websocket, of"
-        f" {settings.slow_s:g} s each, always that many in flight while the window is open:"
-        f" {sum(OURS.values())} that dash_dispatch offloads, {sum(STOCK.values())} that stock Dash"
-        " awaits.",
+        f"Busy: 8 plain def callbacks over HTTP and more over the websocket, of {settings.slow_s:g}"
+        " s each, always that many in flight while the window is open: 200 that dash_dispatch"
+        " offloads, 20 that stock Dash awaits. Their first ones come over the time that one takes;"
+        " where they are in step, all at once.",
         *(
-            f"{name}: {one.slow_calls} slow calls answered, {one.lost} lost with their connection"
-            for name, one in contestants.items()
+            f"{one.name}: {one.slow_calls} slow calls answered, {one.lost} lost"
+            for one in contestants
+            if one.slow_calls
         ),
     ]
     return Result("stall", TITLE, asdict(settings), measures, ratios, notes)
 
 
-async def _measure(settings: Settings, ours: Stack, quart: Stack | None) -> dict[str, Contestant]:
+async def _measure(bench: Bench, settings: Settings, stacks: dict[str, Stack]) -> list[Contestant]:
     async with AsyncExitStack() as stack:
-
-        async def enter(
-            name: str, one: Stack, protocol: type[CallSocket], slow: dict[str, int]
-        ) -> Contestant:
-            http = await stack.enter_async_context(Http(one.address))
-            contestant = Contestant(name, one, http, protocol, slow)
-            return await stack.enter_async_context(contestant)
-
-        found = {"dash_dispatch": await enter("dash_dispatch", ours, DispatchSocket, OURS)}
-        if quart is not None:
-            name = "stock Dash on Quart"
-            found[name] = await enter(name, quart, StockSocket, STOCK)
-        for one in found.values():
+        found = []
+        for name, started in stacks.items():
+            http = await stack.enter_async_context(Http(started.address))
+            # To see it in step as well would take the peer another half a minute.
+            ways = tuple(WAYS) if name == OURS else ("busy",)
+            found.append(Contestant(name, started, http, ways))
+        for one in found:
             await one.warm_up(settings.warm_up)
         for number in range(settings.rounds):
-            for name, one in found.items():
-                if name == "dash_dispatch" or number < settings.peer_rounds:
-                    await one.round(settings)
+            for one in found:
+                if one.name == OURS or number < settings.peer_rounds:
+                    await one.round(bench, settings)
     return found

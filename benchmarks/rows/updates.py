@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.clients import DispatchSocket, WrongAnswer
-from benchmarks.measures import Measure, Meter, Result
-from benchmarks.stacks import TICKING, Bench, Stack
+from benchmarks.measures import Measure, Meter, Ratio, Result
+from benchmarks.stacks import Bench, Stack
 
 TITLE = "Updates per second from one offloaded callback to its page"
 
@@ -27,10 +27,11 @@ QUICK = Settings(rounds=1, updates=200)
 def run(bench: Bench) -> Result:
     """No peer sends updates from another process as they happen."""
     settings = QUICK if bench.quick else FULL
-    stack = bench.dash_dispatch("figures", web_env=TICKING if bench.quick else None)
+    stack = bench.dash_dispatch()
     measure = asyncio.run(_measure(settings, stack))
     notes = ["From the request to the answer, which comes behind the last update."]
-    return Result("updates", TITLE, asdict(settings), [measure], [], notes)
+    ratios = [Ratio.plain("updates to one page", measure, sense="≥", line="updates")]
+    return Result("updates", TITLE, asdict(settings), [measure], ratios, notes)
 
 
 async def _measure(settings: Settings, stack: Stack) -> Measure:

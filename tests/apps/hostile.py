@@ -1,6 +1,7 @@
 """Callbacks that give back what they get, of every kind; and what the web process holds."""
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 
@@ -97,4 +98,5 @@ async def held():
         "tasks": tasks,
         "rss_mb": process.memory_info().rss / 2**20,
         "files": process.num_fds(),
+        "settled": gc.get_freeze_count(),
     }

@@ -1,7 +1,9 @@
 """A connection that goes, and a web process that dies, in the middle of a call."""
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -56,16 +58,16 @@ FALL_ASLEEP = """() => {
 WAKE_UP = "window.wakeUp()"
 
 
-def kill_script(chromium: Browser) -> None:
-    """End the SharedWorker, as a browser does with a process that has crashed."""
+@contextlib.contextmanager
+def script_killer(chromium: Browser) -> Iterator[Callable[[], object]]:
+    """Ends the SharedWorker, as a browser does with a process that has crashed."""
     devtools = chromium.new_browser_cdp_session()
-    scripts = [
+    (script,) = (
         target["targetId"]
         for target in devtools.send("Target.getTargets")["targetInfos"]
         if target["type"] == "shared_worker"
-    ]
-    assert len(scripts) == 1
-    devtools.send("Target.closeTarget", {"targetId": scripts[0]})
+    )
+    yield lambda: devtools.send("Target.closeTarget", {"targetId": script})
     devtools.detach()
 
 
@@ -173,9 +175,13 @@ class TestAScriptThatDies:
         tab.click("task-def-start")
         tab.shows("stream-def-step", "9")
         gates.logged("task", tab.tag)
-
-        kill_script(chromium)
-        gates.open(tab.tag, f"{tab.tag}-task")
+        with script_killer(chromium) as kill:
+            gates.open(f"{tab.tag}-step-10")
+            tab.shows("stream-def-step", "19")
+            # Before it has confirmed these, as a rule: they are sent once more.
+            kill()
+        gates.open(tab.tag, f"{tab.tag}-step-20", f"{tab.tag}-step-30", f"{tab.tag}-task")
+        gates.open(f"{tab.tag}-last")
 
         tab.shows("stream-def-result", f"{tab.tag} all")
         tab.shows("task-def-result", f"{tab.tag} done")
@@ -211,7 +217,8 @@ class TestAScriptThatDies:
             tab.click("task-def-start")
             gates.logged("task", tab.tag)
             tab.evaluate(FALL_ASLEEP)
-        kill_script(chromium)
+        with script_killer(chromium) as kill:
+            kill()
         new = open_tab()
         new.open(proxy.address, transport)
         new.click("quick-offloaded")

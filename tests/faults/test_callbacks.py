@@ -124,7 +124,7 @@ async def test_an_unruly_callback_harms_nobody(site: Site, place: str) -> None:
             assert await client.children(tag) == f"{tag} in {pids[tag]}"
         assert not client.seen.strays
     assert worker.process.poll() is None
-    await eventually(lambda: len(copies_of(worker.pid)) <= forks, "no copy goes on", 5)
+    await eventually(lambda: len(copies_of(worker.pid)) <= forks, "no copy goes on")
 
 
 def is_gone(pid: int) -> bool:

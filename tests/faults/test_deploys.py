@@ -128,7 +128,10 @@ async def test_a_callback_that_only_the_worker_knows_is_refused(pair: Pair) -> N
     output = f"{ONLY_IN[pair.workers]}.children"
     async with WebsocketClient(pair.address) as client:
         await client.call("one", output)
-        assert (await client.outcome("one"))["status"] == "error"
+        outcome = await client.outcome("one")
+        assert outcome["status"] == "error"
+        assert "load it again" in outcome["message"]
+        assert f"code version of this web process: {VERSIONS[pair.web]}" in outcome["message"]
         await client.call("two", "both.children", "y")
         assert await client.outcome("two")
 
@@ -320,12 +323,12 @@ def _bytes(value: Any) -> bytes:
 
 def test_a_result_that_stands_aside_is_marked() -> None:
     event = Event("p", "r", "c", Outcome(Status.OK, b"large"))
-    assert store._event_fields(event, aside=True) == {
+    assert store._event_fields(event, aside="w1") == {
         "p": "p",
         "r": "r",
         "c": "c",
         "s": "ok",
-        "a": 1,
+        "a": "w1",
     }
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from tests.client import Client, LongPollClient, Message, WebsocketClient
 from tests.conftest import StackFactory
+from tests.scale import scaled
 from tests.stack import Stack
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 CLICK, CUT = ("click", 0), ("cut", 0)
 STEPS = st.one_of(
@@ -122,7 +123,7 @@ PAGES = 10
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [(WebsocketClient, 700), (LongPollClient, 300)],
+    [(WebsocketClient, scaled(300, 700)), (LongPollClient, scaled(100, 300))],
     ids=["websocket", "longpoll"],
 )
 def test_nothing_superseded_is_ever_shown(site: Site, kind: type[Client], count: int) -> None:

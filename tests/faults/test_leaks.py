@@ -150,8 +150,10 @@ async def test_nothing_grows_with_the_number_of_calls(
         levels.append(await settled(stack, raw))
         leftovers.tell(f"{calls} calls, {came} outcomes, {took_s:.0f} s: {levels[-1]}")
 
-    before, after = levels[0], levels[-1]
-    leftovers.tell(f"before: {before}")
+    leftovers.tell(f"at the start: {levels[0]}")
+    # What an allocator holds on to depends on the worst moment so far, and the first thousands of
+    # calls have not seen it: what grows with the calls would go on to do so.
+    before, after = levels[-2:]
     assert sum(after.keys.values()) < 20, "as many as lanes and processes"
     assert after.redis_bytes < before.redis_bytes + 2**19
     assert after.web_bytes < before.web_bytes + ROOM_BYTES

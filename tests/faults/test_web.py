@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -21,7 +20,7 @@ from tests.conftest import StackFactory
 from tests.faults.browser import Browser
 from tests.programs import require_program
 from tests.scale import scaled
-from tests.stack import Stack, eventually, free_port, wait_for
+from tests.stack import Stack, eventually, free_port, serves, wait_for
 
 pytestmark = [
     pytest.mark.faults,
@@ -70,7 +69,8 @@ def site(make_shared_stack: StackFactory) -> Iterator[Site]:
     stack.worker(wait=False)
     stack.run("nginx", _nginx(stack.folder, port, ports))
     address = f"http://127.0.0.1:{port}"
-    wait_for(lambda: all(map(_serves, [address, *(f"http://127.0.0.1:{p}" for p in ports)])), "up")
+    all_of_them = [address, *(f"http://127.0.0.1:{web}" for web in ports)]
+    wait_for(lambda: all(serves(f"{each}/_dash-layout") for each in all_of_them), "up")
     wait_for(lambda: " ready: " in stack.workers[0].log, "the worker is ready")
     yield Site(stack, address, ports)
     assert "Traceback" not in stack.workers[0].log, stack.workers[0].log
@@ -84,12 +84,6 @@ def _nginx(folder: Path, port: int, webs: list[int]) -> list[str]:
     (folder / "nginx.conf").write_text(config)
     words = [require_program("nginx"), "-e", "stderr", "-g", "daemon off;"]
     return [*words, "-c", str(folder / "nginx.conf")]
-
-
-def _serves(address: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{address}/_dash-layout", timeout=5).status_code == 200
-    return False
 
 
 class Answered:

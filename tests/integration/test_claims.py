@@ -158,5 +158,5 @@ async def test_a_worker_stops_what_has_ended_though_nobody_said_so(
         call = await store._spec(client.call_id("r"))
         assert call is not None
         await store._finish(call, "", Outcome(Status.CANCELLED))
-        await eventually(Path(stack.folder, f"{tag}.cancelled").exists, "it is stopped", 5)
+        await eventually(Path(stack.folder, f"{tag}.cancelled").exists, "it is stopped")
     await store.close()

@@ -91,6 +91,8 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
         wait_for(lambda: composed.healthy("web"), "web is healthy")
         composed.start("proxy")
         wait_for(lambda: composed.healthy("proxy"), "proxy is healthy")
+        # Its check is a process of a second's work: not to be asked over and over while it starts.
+        wait_for(lambda: " ready: " in composed.procs["worker"].log, "worker is ready")
         wait_for(lambda: composed.healthy("worker"), "worker is healthy")
         yield composed
     finally:

@@ -46,11 +46,13 @@ async def test_everybody_gets_the_own_reply(shared: Multiplexer) -> None:
 
 
 async def test_what_cannot_be_sent_leads_no_reply_astray(shared: Multiplexer) -> None:
-    assert await shared.ask("ECHO", "a") == b"a"
+    connection = await shared.ask("CLIENT", "ID")
     with pytest.raises(Exception, match=r"(?i)bytes|str|argument"):
         await shared.ask("ECHO", object())
     assert await shared.ask("ECHO", "b") == b"b"
     assert await shared.ask("ECHO", "c") == b"c"
+    # And not because the connection was given up, when a reply was missed.
+    assert await shared.ask("CLIENT", "ID") == connection
 
 
 async def test_what_is_asked_together_goes_over_one_connection(

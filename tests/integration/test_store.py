@@ -708,9 +708,45 @@ async def test_a_large_result_stands_aside(make_store: StoreFactory, raw: Any) -
     small, large = await store.read("s1", None, 10)
     assert (small.aside, large.aside) == (False, True)
     assert large.event.outcome == Outcome(Status.OK, b"x" * 101, b"headers")
-    assert not await raw.exists(store.keys.result("small"))
+    assert not await raw.exists(store.keys.result("small", "w1"))
+    assert await raw.exists(store.keys.result("large", "w1"))
     await store.trim("s1", large.id)
-    assert not await raw.exists(store.keys.result("large"))
+    assert not await raw.exists(store.keys.result("large", "w1"))
+
+
+async def test_a_large_result_that_comes_too_late_replaces_none(make_store: StoreFactory) -> None:
+    """Its worker was given up, and the call was run again by another."""
+    store = make_store(inline_result_bytes=10)
+    call = await started(store, spec(retries=1))
+    assert await store.retry("w1", call, 0) == "ok"
+    assert await store.requeue(call.id)
+    await store.renew("w2", join=True)
+    assert await store.claim("w2", LANE, 1) == [call.id]
+    assert await store.start("w2", call.id) is not None
+    assert await store.finish("w2", call, Outcome(Status.OK, b"second" * 10))
+
+    assert not await store.finish("w1", call, Outcome(Status.OK, b"first" * 10))
+
+    (entry,) = await store.read("s1", None, 10)
+    assert entry.event.outcome == Outcome(Status.OK, b"second" * 10)
+
+
+@pytest.mark.parametrize("size", [9, 10, 11, 30, 31])
+async def test_a_large_result_is_read_in_parts(
+    make_store: StoreFactory, raw: Any, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """As a whole it would hold up the event loop."""
+    monkeypatch.setattr("dash_dispatch.store.PART_BYTES", 10)
+    store, body = make_store(inline_result_bytes=5), bytes(range(65, 65 + size))
+    call = await started(store, spec())
+    await store.finish("w1", call, Outcome(Status.OK, body))
+    await raw.config_resetstat()
+
+    (entry,) = await store.read("s1", None, 10)
+
+    assert entry.event.outcome == Outcome(Status.OK, body)
+    commands = await raw.info("commandstats")
+    assert commands["cmdstat_getrange"]["calls"] == -(-size // 10)
 
 
 async def test_a_large_result_that_was_not_fetched_in_time(
@@ -718,7 +754,7 @@ async def test_a_large_result_that_was_not_fetched_in_time(
 ) -> None:
     store = make_store(inline_result_bytes=10)
     await store.finish("w1", await started(store, spec()), Outcome(Status.OK, b"x" * 20))
-    await raw.delete(store.keys.result("c1"))
+    await raw.delete(store.keys.result("c1", "w1"))
     ((_, read, _),) = await store.read("s1", None, 10)
     assert (read.page, read.request, read.call) == ("page", "request c1", "c1")
     assert read.outcome is not None
@@ -878,7 +914,7 @@ async def test_how_long_things_are_kept(make_store: StoreFactory, raw: Any) -> N
         store.keys.call("runs"): 86_400,
         store.keys.call("ended"): 3600,
         store.keys.call("cancelled"): 3600,
-        store.keys.result("large"): 600,
+        store.keys.result("large", "w1"): 600,
         store.keys.mailbox("runs"): 3600,
         store.keys.mailbox("ended"): 3600,
         store.keys.mailbox("posted"): 3600,

@@ -415,7 +415,7 @@ async def test_a_large_result_is_removed_after_a_reconnect_as_well(site: Site) -
 
         await client.ack()
 
-        await eventually(lambda: not site.redis.exists(result), "the result is removed", 5)
+        await eventually(lambda: not site.redis.exists(result), "the result is removed")
 
 
 async def test_cancel_stops_a_running_call(site: Site, make_client: MakeClient, tag: str) -> None:
@@ -730,9 +730,9 @@ async def test_a_local_call_of_a_new_session_is_answered(site: Site, tag: str) -
 
         await client.connect(site.first)
 
-        assert await client.outcome("ended", 5)
+        assert await client.outcome("ended")
         site.go(tag)
-        assert await client.outcome("one", 5)
+        assert await client.outcome("one")
 
 
 @pytest.mark.parametrize("output", ["local-get.children", "local-get-def.children"])

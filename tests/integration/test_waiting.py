@@ -367,8 +367,8 @@ async def test_processes_are_started_only_where_something_runs_in_them(
 ) -> None:
     stack = make_stack("queues")
     (stack.folder / "queues.py").write_text(QUEUES)
-    without = stack.worker()
-    special = stack.worker(queues="gpu")
+    without = stack.worker(fresh=True)
+    special = stack.worker(fresh=True, queues="gpu")
     assert not psutil.Process(without.pid).children(recursive=True)
     assert psutil.Process(special.pid).children(recursive=True)
 

@@ -65,6 +65,7 @@ async def unharmed(site: Site) -> AsyncIterator[None]:
     assert not traceback, more[:4000]
     after = await held(site)
     assert after["pid"] == before["pid"]
+    assert after["settled"] > 10_000, "objects that the garbage collector leaves alone"
     assert after["rss_mb"] < before["rss_mb"] + GROWTH_MB
     note(
         f"{before['rss_mb']:.0f} MB before, {after['rss_mb']:.0f} MB after, {len(lines)} log lines"

@@ -15,6 +15,10 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
+from dash_dispatch import connection
+from dash_dispatch.config import Settings
+from dash_dispatch.errors import StoreUnavailable
+from dash_dispatch.store import Store
 from tests.client import Client, LongPollClient, WebsocketClient, http, post, written
 from tests.programs import require_program
 from tests.stack import Proc, RedisServer, Stack, eventually, free_port, wait_for
@@ -171,6 +175,55 @@ async def test_all_works_over_tls_as_the_user_of_the_manual(site: Site) -> None:
     assert health == {"status": "ok", "redis": "ok", "workers": 1}
     denied = [entry for entry in site.admin.acl_log() if entry["username"] == "web"]
     assert not denied, denied
+
+
+@pytest.fixture
+def secure_sentinel(site: Site, tmp_path: Path) -> Iterator[int]:
+    """A Sentinel that watches the site's Redis, and is itself spoken to over TLS alone."""
+    port, keys = free_port(), site.redis.folder
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port 0\ntls-port {port}\nbind 127.0.0.1\ndir {tmp_path}\n"
+        "tls-replication yes\ntls-auth-clients no\n"
+        f"tls-cert-file {keys}/redis.crt\ntls-key-file {keys}/redis.key\n"
+        f"tls-ca-cert-file {keys}/ca.crt\n"
+        f"sentinel monitor main 127.0.0.1 {site.redis.tls_port} 1\n"
+        f"sentinel auth-user main admin\nsentinel auth-pass main {ADMIN}\n"
+    )
+    command = [require_program("redis-server"), str(config), "--sentinel"]
+    proc = Proc("sentinel", command, dict(os.environ), tmp_path)
+    options: dict[str, Any] = {"ssl": True, "ssl_ca_certs": f"{keys}/ca.crt"}
+
+    def answers() -> bool:
+        with contextlib.suppress(redis.RedisError):
+            client: Any = redis.Redis(port=port, **options)
+            with client:
+                return bool(client.ping())
+        return False
+
+    try:
+        wait_for(answers, "the Sentinel answers")
+        yield port
+    finally:
+        proc.end()
+
+
+async def test_sentinel_over_tls(site: Site, secure_sentinel: int) -> None:
+    """Both are asked for their certificates: of another authority than ours, neither is."""
+    place = f"rediss+sentinel://web:{PASSWORD}@127.0.0.1:{secure_sentinel}/main/0"
+    for authority, is_ours in (("ca", True), ("other", False)):
+        checks = f"ssl_ca_certs={site.redis.folder / authority}.crt&ssl_check_hostname=true"
+        url = f"{place}?{checks}"
+        store = Store(Settings.read(redis_url=url, namespace=NAMESPACE))
+        if is_ours:
+            assert connection.ping(url, 5)
+            assert await store.live_workers() == 1
+        else:
+            with pytest.raises(StoreUnavailable):
+                connection.ping(url, 5)
+            with pytest.raises(StoreUnavailable):
+                await store.live_workers()
+        await store.close()
 
 
 @pytest.mark.parametrize(

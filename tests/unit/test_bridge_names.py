@@ -317,7 +317,7 @@ def test_no_other_file_uses_a_private_name_of_dash(module: str) -> None:
 
 
 FENCES: dict[str, set[str]] = {
-    "redis": {"connection", "multiplexer"},
+    "redis": {"connection", "multiplexer", "wire"},
     "arq": {"engine", "worker"},
     "quart": {"app", "server", "websocket", "longpoll", "fastpath", "sockets"},
     "hypercorn": set(),

@@ -12,7 +12,7 @@ import pytest
 from dash import ALL, ALLSMALLER, MATCH, Input, Output, State, _callback, ctx, html
 from dash.background_callback.managers import BaseBackgroundCallbackManager
 
-from dash_dispatch import ConfigError, Dash, Offload, Settings, bridge, callback
+from dash_dispatch import ConfigError, Dash, Offload, Settings, bridge, callback, task
 from dash_dispatch.offload import Caching
 from dash_dispatch.protocol import CallbackBody, Executor, RequestSnapshot
 
@@ -438,8 +438,19 @@ def test_a_group_has_one_limit(app: Dash) -> None:
     callback(Output("other", "v"), Input("b", "v"), offload=Offload(concurrency=9))(plain)
     app.callback(Output("a2", "v"), Input("b", "v"), offload=gpu[2])(plain)
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"'gpu'.*=2 .*'a0\.v' .*=3 for 'a2\.v'"):
+        with pytest.raises(ConfigError, match=r"'gpu'.*=2 .*'a0\.v' .*=3 for .* 'a2\.v'"):
             bridge.ready(app)
+
+
+def test_a_task_of_the_group_has_the_same_limit(app: Dash, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "tasks", {})
+    offload = Offload(group="gpu", concurrency=2)
+    app.callback(Output("a", "v"), Input("b", "v"), offload=offload)(plain)
+    task(group="gpu", concurrency=2)(plain)
+    bridge.ready(app)
+    task(group="gpu", concurrency=1)(plain)
+    with pytest.raises(ConfigError, match=r"=2 for the callback 'a\.v' .*=1 for the task .*plain'"):
+        bridge.ready(app)
 
 
 # --- background=True -----------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def look_around(callback: Register) -> None:
     def context(value: Any, _: Any) -> Any:
         return [
             dict(ctx.cookies), dict(ctx.headers), list(ctx.args.items()), ctx.path, ctx.remote,
-            ctx.origin, ctx.triggered, ctx.triggered_id, ctx.inputs, ctx.states,
+            ctx.origin, ctx.triggered, ctx.triggered_id, ctx.inputs, ctx.states, ctx.args_grouping,
+            ctx.outputs_grouping, ctx.using_args_grouping, ctx.using_outputs_grouping,
         ]  # fmt: skip
 
     @callback("request")

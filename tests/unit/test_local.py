@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -271,6 +272,27 @@ async def test_an_error_leaves_a_thread() -> None:
     with pytest.raises(ZeroDivisionError):
         await threads.wrap(lambda: 1 // 0)()
     threads.close()
+
+
+async def test_what_several_threads_have_done_is_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To wake the loop is a system call, at which it and a thread take turns."""
+    loop, threads, count = asyncio.get_running_loop(), Threads(2), 40
+    wake_ups = Mock(wraps=loop.call_soon_threadsafe)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", wake_ups)
+    begun = threading.Semaphore(0)
+
+    running = [asyncio.ensure_future(threads.run(begun.release)) for _ in range(count)]
+    await asyncio.sleep(0)
+    for _ in range(count):
+        # The loop is busy, as far as the threads can tell.
+        begun.acquire()
+    await asyncio.gather(*running)
+
+    threads.close()
+    # Those that have begun last may come behind the others.
+    assert wake_ups.call_count <= 4
 
 
 async def test_threads_come_back_after_their_end() -> None:

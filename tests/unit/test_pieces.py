@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dash_dispatch.protocol import Hello, decode_client_message, encode_frame, pieces
+from dash_dispatch.longpoll import SLICE_BYTES, SlicedResponse
+from dash_dispatch.protocol import Hello, decode_client_message, encode_frame, pieces, slices
 
 
 def together(parts: Iterable[str]) -> str:
@@ -35,6 +36,25 @@ def test_no_piece_is_much_larger_than_asked_for(size: int) -> None:
 
     assert max(len(part.encode()) for part in more) <= max(size + 1, len("+[[7,"))
     assert last == "=]]"
+
+
+async def test_a_large_response_is_sent_in_slices() -> None:
+    text = "ä€😀" * SLICE_BYTES
+    response = SlicedResponse(text)
+
+    async with response.response as body:
+        sent = [part async for part in body]
+
+    assert response.content_length == len(text.encode())
+    assert max(map(len, sent)) <= SLICE_BYTES
+    assert "".join(part.decode() for part in sent) == text == await response.get_data(as_text=True)
+
+
+def test_text_that_is_none_is_passed_on() -> None:
+    """Somebody else writes to this Redis. It must not hold up the loop for ever."""
+    text = b"\x80" * 50
+
+    assert b"".join(slices(text, 8)) == text
 
 
 def test_a_script_of_before_takes_no_pieces() -> None:

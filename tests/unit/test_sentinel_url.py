@@ -17,12 +17,21 @@ def test_all_that_may_stand_in_it() -> None:
         {"username": "ann", "password": "p@ss"},
         {"username": "u", "password": "v"},
         True,
+        {},
     )
 
 
 def test_the_least_of_it() -> None:
     found = SentinelUrl.read("redis+sentinel://one/main")
-    assert found == SentinelUrl((("one", 26379),), "main", 0, {}, {}, False)
+    assert found == SentinelUrl((("one", 26379),), "main", 0, {}, {}, False, {})
+
+
+def test_how_certificates_are_checked() -> None:
+    found = SentinelUrl.read(
+        "rediss+sentinel://one/main?ssl_ca_certs=/ca.crt&ssl_check_hostname=True"
+    )
+    assert found is not None
+    assert found.tls == {"ssl_ca_certs": "/ca.crt", "ssl_check_hostname": True}
 
 
 @pytest.mark.parametrize("url", ["redis://one/0", "rediss://one", "unix:///x", ""])
@@ -32,7 +41,7 @@ def test_other_urls_are_none(url: str) -> None:
 
 WRONG = [
     *("", "one", "one/", "/main", "one,/main", "one:port/main", "one/main/x", "one/main/-1"),
-    *("one/main/0/1", "one/main?db=1", "a+b@/main"),
+    *("one/main/0/1", "one/main?db=1", "one/main?ssl_ca_certs=/ca.crt", "a+b@/main"),
 ]
 
 

@@ -1,12 +1,15 @@
 """Session handles: nobody can guess, forge or keep one for ever."""
 
 import time
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dash_dispatch.session import TOKEN_AGE_S, Rate, Signer
+from dash_dispatch.outbox import Outbox
+from dash_dispatch.protocol import Event, Outcome, Status
+from dash_dispatch.session import TOKEN_AGE_S, Rate, Session, Signer
 
 SECRET = "a secret for tests only"
 
@@ -86,3 +89,17 @@ def test_a_rate_allows_a_burst_and_then_so_many_per_second() -> None:
 
 def test_the_smallest_rate_allows_one() -> None:
     assert Rate(0.001, Clock()).take()
+
+
+def test_an_outcome_that_was_faster_than_its_call_is_not_waited_for() -> None:
+    """Else its record would be looked for when it is gone, and the page be told that it is lost."""
+    session = Session("s", Outbox(cast(Any, None), "s"), Rate(1.0))
+    done = Outcome(Status.NO_UPDATE)
+    session.heard([Event("p", "early", "c1", done)])
+    session.expect("c1", "p", "early")
+    session.expect("c2", "p", "late")
+    assert session.awaited == {"c2": ("p", "late")}
+    session.heard([Event("p", "late", "c2", props=b"{}"), Event("p", "late", "c2", done)])
+    assert not session.awaited
+    session.expect("c2", "p", "late")
+    assert len(session.awaited) == 1, "asked for once more, it has to be told once more"
