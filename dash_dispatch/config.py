@@ -199,7 +199,7 @@ class Settings(BaseSettings):
         32,
         ge=1,
         le=10_000,
-        description="calls that one worker runs at once, all executors together",
+        description="offloaded async def callbacks that one worker runs at once, on its loop",
     )
     processes: int = Field(
         2, ge=1, le=256, description="warm processes for offloaded def callbacks"

@@ -94,13 +94,16 @@ async def _mail(app: Any, runtime: Runtime, session: Session, cursor: str | None
     snapshot = guards.snapshot(app, request)
     user = await services.logins.identify(snapshot)
     async with await services.relay.attach(session.id, cursor) as reader:
-        with services.logins.watch(user, snapshot) as login:
+        with (
+            services.logins.watch(user, snapshot) as login,
+            runtime.until_stopped(reader.wake),
+        ):
             login.tell = reader.wake
             if cursor is not None:
                 await reader.acknowledge(cursor)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(runtime.settings.poll_hold_s):
-                    while True:
+                    while not runtime.stopped:
                         await reader.news()
                         if login.ended.is_set():
                             await services.store.empty(session.id)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dash_dispatch import bridge, memory
@@ -96,6 +97,9 @@ class Runtime:
         self.threads = Threads(settings.threads)
         self._services: Services | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ends: set[Callable[[], object]] = set()
+        self.stopped = False
+        """Whether the server is about to stop, as far as it can be told."""
 
     def configure(self, settings: Settings) -> None:
         """Take other settings, before the start (the embedded mode brings a Redis)."""
@@ -107,6 +111,7 @@ class Runtime:
         Raises:
             ConfigError: A setting is missing that this app needs.
         """
+        self.stopped = False
         await asyncio.to_thread(bridge.ready, self.app)
         bridge.thread_page_layouts(self.threads.wrap)
         memory.settle()
@@ -180,6 +185,21 @@ class Runtime:
     def stopping(self) -> asyncio.Event | None:
         """Set when a server that ``app.run()`` started is asked to stop; else None."""
         return bridge.stopping(self.app)
+
+    @contextlib.contextmanager
+    def until_stopped(self, end: Callable[[], object]) -> Iterator[None]:
+        """Have this called if the server stops meanwhile."""
+        self._ends.add(end)
+        try:
+            yield
+        finally:
+            self._ends.discard(end)
+
+    def stop(self) -> None:
+        """The server is about to stop: connections are to end."""
+        self.stopped = True
+        for end in list(self._ends):
+            end()
 
     async def shutdown(self) -> None:
         """The server stops."""

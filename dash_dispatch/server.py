@@ -210,11 +210,10 @@ class DispatchServer(backend.QuartServer):
         async def websocket_view() -> None:
             await websocket_transport.serve(dash_app, self.runtime)
 
-        server.add_websocket(
-            f"{prefix}_dash-ws-callback", f"{prefix}_dash-ws-callback", websocket_view
-        )
+        path = f"{prefix}_dash-ws-callback"
+        server.add_websocket(path, path, websocket_view)
         longest = self.runtime.settings.max_request_bytes
-        sockets.install(server, f"{prefix}_dash-ws-callback", longest)
+        sockets.install(server, path, longest, self.runtime.stop)
 
         async def send_view() -> Response:
             return await longpoll.send(dash_app, self.runtime)

@@ -8,6 +8,7 @@ browser's next word, among other things, and hears of the end there.
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -46,13 +47,14 @@ ROOM_BYTES: Final = 64 * 1024
 far longer ones close their connection, with code 1009."""
 
 
-def install(server: Quart, path: str, request_bytes: int) -> None:
+def install(server: Quart, path: str, request_bytes: int, stop: Callable[[], None]) -> None:
     """Serve websockets of this path so, unless the server has a way of its own.
 
     Args:
         server: The app's.
         path: The websocket's.
         request_bytes: How long a request may be.
+        stop: Called when the server stops, if it can be told.
     """
     entrance = cast(Any, server).asgi_websocket_class
     if entrance is ASGIWebsocketConnection:
@@ -60,6 +62,7 @@ def install(server: Quart, path: str, request_bytes: int) -> None:
         cast(Any, server).asgi_websocket_class = entrance
     if isinstance(entrance, _Entrance):
         entrance.longest[path] = request_bytes + ROOM_BYTES
+        entrance.stops.append(stop)
 
 
 class _Entrance:
@@ -68,11 +71,32 @@ class _Entrance:
     def __init__(self) -> None:
         self.longest: dict[str, int] = {}
         """Path → bytes of the longest message."""
+        self.stops: list[Callable[[], None]] = []
+        self._watched: Any = None
+        self._watching: asyncio.Task[None] | None = None
 
     def __call__(self, server: Quart, scope: Any) -> ASGIWebsocketConnection:
         if (longest := self.longest.get(scope["path"])) is not None:
-            return _Connection(server, scope, longest)
+            return _Connection(server, scope, longest, self.watch)
         return ASGIWebsocketConnection(server, scope)
+
+    def watch(self, send: Any) -> None:
+        """Let Hypercorn tell when it stops.
+
+        It leaves websockets open for as long as its patience lasts, and then cancels them, which
+        Python 3.11 answers with a traceback for each. Uvicorn closes them by itself.
+        """
+        stopped = getattr(
+            getattr(getattr(send, "__self__", None), "context", None), "terminated", None
+        )
+        if stopped is not self._watched and hasattr(stopped, "wait"):
+            self._watched = stopped
+            self._watching = asyncio.create_task(self._await_end(stopped), name="end of server")
+
+    async def _await_end(self, stopped: Any) -> None:
+        await stopped.wait()
+        for stop in self.stops:
+            stop()
 
 
 class _Words:
@@ -96,7 +120,9 @@ class _Words:
 
 
 class _Connection(ASGIWebsocketConnection):
-    def __init__(self, server: Quart, scope: Any, longest_bytes: int) -> None:
+    def __init__(
+        self, server: Quart, scope: Any, longest_bytes: int, watch: Callable[[Any], None]
+    ) -> None:
         # Not Quart's own, which makes the queue.
         self.app = server
         self.scope = scope
@@ -104,10 +130,12 @@ class _Connection(ASGIWebsocketConnection):
         self._accepted = False
         self._closed = False
         self._longest_bytes = longest_bytes
+        self._watch = watch
 
     async def __call__(self, receive: Any, send: Any) -> None:
         if (await receive())["type"] != "websocket.connect":
             return
+        self._watch(send)
         _hold_no_windows(send)
         _bound_messages(send, self._longest_bytes)
         words = _Words(receive)

@@ -177,7 +177,9 @@ async def _exchange(
     if guards.has_logins(app):
         running.append(asyncio.create_task(_end_with_login(app, services, session)))
     try:
-        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        # Nobody is heard any more; the browser comes back, to another process maybe.
+        with runtime.until_stopped(running[0].cancel):
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     finally:
         results = await tasks.end(running)
     for result in results:

@@ -10,6 +10,13 @@ from benchmarks.stacks import FASTEST, Bench, Stack
 
 TITLE = "Plain callbacks per second over HTTP, one server process"
 
+SERVERS = {
+    "hypercorn": (1.8, "http hypercorn"),
+    "hypercorn-uvloop": (1.8, "http hypercorn"),
+    FASTEST: (3.0, f"http {FASTEST}"),
+}
+"""Key of ``ASGI`` → target, and the line of the table."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,19 +40,19 @@ def run(bench: Bench) -> Result:
     ratios = []
     if bench.peers:
         flask = contestants["flask"]
-        for server, target in (("hypercorn", 1.8), (FASTEST, 3.0)):
+        for server, (target, line) in SERVERS.items():
             for kind in ("async def", "def"):
-                label, line = f"{kind} on {server}", f"http {server}"
+                label = f"{kind} on {server}"
                 ratios.append(contestants[f"{server} {kind}"].over(flask, label, target, line))
         for name, label in (("quart", "stock Dash on Quart"), ("fastapi", "stock Dash on FastAPI")):
             ratios.append(contestants[name].over(flask, label))
         ratios += [
             contestants[f"bare {server}"].over(flask, f"a bare answer on {server}")
-            for server in ("hypercorn", FASTEST)
+            for server in SERVERS
         ]
         ratios += [
             contestants[f"{server} {kind}"].over_by_work(flask, f"{kind} on {server}")
-            for server in ("hypercorn", FASTEST)
+            for server in SERVERS
             for kind in ("async def", "def")
         ]
     notes = headroom(contestants.values())
@@ -59,7 +66,7 @@ async def _measure(bench: Bench, settings: Settings) -> dict[str, Contestant]:
         flood = HttpFlood(stack.address, output, settings.connections)
         contestants[name] = Contestant(label, stack.procs, flood)
 
-    for server in ("hypercorn", FASTEST):
+    for server in SERVERS:
         ours = bench.dash_dispatch(server=server, workers=0)
         enter(f"{server} async def", f"async def, {server}", ours, "fast")
         enter(f"{server} def", f"def, {server}", ours, "plain")
@@ -67,7 +74,7 @@ async def _measure(bench: Bench, settings: Settings) -> dict[str, Contestant]:
         enter("flask", "stock Dash, Flask + Gunicorn gthread: def", bench.flask(), "plain")
         enter("quart", "stock Dash, Quart + Hypercorn: async def", bench.quart(), "fast")
         enter("fastapi", "stock Dash, FastAPI + Uvicorn: async def", bench.fastapi(), "fast")
-        for server in ("hypercorn", FASTEST):
+        for server in SERVERS:
             enter(f"bare {server}", f"floor: a bare answer, {server}", bench.bare(server), "fast")
     await measure(contestants, settings.rounds, settings.window_s, settings.warm_up_s)
     return contestants

@@ -61,7 +61,7 @@ def without_server_noise(log: str) -> str:
     """A web's log without what asyncio of Python 3.11 says of Hypercorn's cancelled tasks."""
     return "".join(
         part for part in re.split(r"(?m)^(?=Exception in callback|\[20)", log)
-        if not part.startswith("Exception in callback StreamReaderProtocol")
+        if not re.match(r"Exception in callback (<function )?StreamReaderProtocol", part)
     )  # fmt: skip
 
 
@@ -282,6 +282,7 @@ async def test_a_rolling_deploy_under_steady_load_fails_no_call(make_stack: Stac
             process.send_signal(signal.SIGTERM)
             await eventually(lambda: process.poll() is not None, "it ends", 30)  # noqa: B023 - at once
             assert process.returncode == 0
+        await client.until(lambda: len(client.seen.outcomes) > 100, "so many have been asked", 30)
         load.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await load
@@ -294,7 +295,6 @@ async def test_a_rolling_deploy_under_steady_load_fails_no_call(make_stack: Stac
     runs = [line.split()[0] for line in (stack.folder / "runs").read_text().splitlines()]
     assert sorted(runs) == sorted(asked), "each ran once"
     tell(f"{len(asked)} calls in {old + 1} deploys, all ok, each ran once")
-    assert len(asked) > 100
     assert not any("Traceback" in worker.log for worker in stack.workers)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,7 +129,8 @@ class _Guarded(RedisServer):
     ],
 )
 def test_a_bad_setting(stack: Stack, name: str, value: str, word: str) -> None:
-    said = end_of(stack.worker(wait=False, **{name: value}))
+    settings: dict[str, Any] = {name: value}
+    said = end_of(stack.worker(wait=False, **settings))
     assert f"DASH_DISPATCH_{name.upper()}" in said
     assert word in said
     assert "secret-word" not in said

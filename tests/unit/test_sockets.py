@@ -30,7 +30,7 @@ def connected(server: Quart) -> tuple[Any, Websocket]:
         "headers": headers,
         "client": ("10.0.0.1", 1),
     }
-    sockets.install(server, "/ws", 1000)
+    sockets.install(server, "/ws", 1000, lambda: None)
     connection: Any = server.asgi_websocket_class(server, scope)
     connection.queue = connection
     connection.get = nobody
