@@ -16,7 +16,7 @@ from benchmarks.rows import ROWS
 from benchmarks.table import LINES, by_line, limits
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "scaling.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scaling.md")
 SECTION = re.compile(
     r"(?P<begin><!-- benchmarks: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- benchmarks end -->)",
     re.DOTALL,
@@ -51,6 +51,22 @@ def rendered(text: str, results: Results) -> str:
         return match["begin"] + "\n".join(lines) + "\n" + match["end"]
 
     return SECTION.sub(section, text)
+
+
+def _summary(results: Results) -> list[str]:
+    """A line per target, with the medians alone."""
+    rows = [["", "found", "wanted", ""]]
+    for name, found in by_line(list(results.values())).items():
+        judged = [ratio for _, ratio in found if ratio.target is not None]
+        if not judged:
+            continue
+        words = ", ".join(
+            figure(ratio.value) + f" ({_short(ratio)})" * (len(judged) > 1) for ratio in judged
+        )
+        met = sum(bool(ratio.met) for ratio in judged)
+        verdict = {0: "**not met**", len(judged): "met"}.get(met, f"{met} of {len(judged)} met")
+        rows.append([LINES[name].what, words, f"{judged[0].sense} {judged[0].target:g}", verdict])
+    return _table(rows)
 
 
 def _targets(results: Results) -> list[str]:
@@ -256,6 +272,7 @@ def _checked(results: Results) -> list[str]:
 
 SECTIONS: dict[str, Callable[[Results], list[str]]] = {
     "conditions": _conditions,
+    "summary": _summary,
     "targets": _targets,
     "latency": _latency,
     "stall": _stall,

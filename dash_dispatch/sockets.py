@@ -86,9 +86,8 @@ class _Entrance:
         It leaves websockets open for as long as its patience lasts, and then cancels them, which
         Python 3.11 answers with a traceback for each. Uvicorn closes them by itself.
         """
-        stopped = getattr(
-            getattr(getattr(send, "__self__", None), "context", None), "terminated", None
-        )
+        context = getattr(getattr(send, "__self__", None), "context", None)
+        stopped = getattr(context, "terminated", None)
         if stopped is not self._watched and hasattr(stopped, "wait"):
             self._watched = stopped
             self._watching = asyncio.create_task(self._await_end(stopped), name="end of server")
@@ -130,12 +129,12 @@ class _Connection(ASGIWebsocketConnection):
         self._accepted = False
         self._closed = False
         self._longest_bytes = longest_bytes
-        self._watch = watch
+        self._tell_of_its_end = watch
 
     async def __call__(self, receive: Any, send: Any) -> None:
         if (await receive())["type"] != "websocket.connect":
             return
-        self._watch(send)
+        self._tell_of_its_end(send)
         _hold_no_windows(send)
         _bound_messages(send, self._longest_bytes)
         words = _Words(receive)
