@@ -21,10 +21,6 @@ FASTEST = "uvicorn"
 
 ASGI = {
     "hypercorn": ("-m", "hypercorn", "app:server", "--bind", "127.0.0.1:{port}"),
-    "hypercorn-uvloop": (
-        *("-m", "hypercorn", "app:server", "--bind", "127.0.0.1:{port}"),
-        *("--worker-class", "uvloop"),
-    ),
     "uvicorn": ("-m", "uvicorn", "app:server", "--port", "{port}", "--no-access-log"),
 }
 """How each is started: as it comes, without a line of log per request."""

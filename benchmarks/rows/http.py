@@ -12,7 +12,6 @@ TITLE = "Plain callbacks per second over HTTP, one server process"
 
 SERVERS = {
     "hypercorn": (1.8, "http hypercorn"),
-    "hypercorn-uvloop": (1.8, "http hypercorn"),
     FASTEST: (3.0, f"http {FASTEST}"),
 }
 """Key of ``ASGI`` → target, and the line of the table."""

@@ -41,13 +41,13 @@ class Settings:
     limit_s: float = 120.0
 
 
-FULL = Settings(rounds=3, window_s=5)
+FULL = Settings(rounds=3, window_s=4)
 QUICK = Settings(rounds=1, window_s=0.6, slow_s=QUICK_S, warm_up=10)
 
 # 200 slow ones, which need not be equal: those in processes wait in line for the two there are.
 SLOW = {
     OURS: ("slow-plain=8", "slow-async=186", "slow-thread=12", "slow-process=2"),
-    STOCK: ("slow-plain=8", "slow-async=20"),
+    STOCK: ("slow-plain=8", "slow-async=10"),
 }
 PROTOCOLS = {OURS: "ours", STOCK: "stock"}
 
@@ -156,7 +156,7 @@ def run(bench: Bench) -> Result:
     notes = [
         f"Busy: 8 plain def callbacks over HTTP and more over the websocket, of {settings.slow_s:g}"
         " s each, always that many in flight while the window is open: 200 that dash_dispatch"
-        " offloads, 20 that stock Dash awaits. Their first ones come over the time that one takes;"
+        " offloads, 10 that stock Dash awaits. Their first ones come over the time that one takes;"
         " where they are in step, all at once.",
         *(
             f"{one.name}: {one.slow_calls} slow calls answered, {one.lost} lost"

@@ -35,7 +35,7 @@ class Settings:
     drain_s: float = 25.0
 
 
-FULL = Settings(rounds=4, window_s=1.5, celery_window_s=4, disk_rounds=1)
+FULL = Settings(rounds=3, window_s=1.5, celery_window_s=4, disk_rounds=1)
 QUICK = Settings(rounds=1, window_s=0.4, celery_window_s=2, disk_rounds=1, warm_up_s=0.2)
 
 
