@@ -151,8 +151,9 @@ class Worker:
     def _on_death(self) -> None:
         asyncio.get_running_loop().remove_reader(self._process.sentinel)
         self._died.set()
-        # A grandchild may still hold the socket: end of file would not come by itself.
-        self._writer.close()
+        # A grandchild may still hold the socket: end of file would not come by itself, nor would
+        # what has not been sent ever be read.
+        self._writer.transport.abort()
         self._reader.feed_eof()
 
     async def run(self, order: child.Order, emit: Emit, ask: Ask) -> Outcome:
@@ -261,7 +262,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_S):
                 await self._died.wait()
-        self._writer.close()
+        self._writer.transport.abort()
         await asyncio.to_thread(self._process.join, KILL_S)
 
 
@@ -465,5 +466,7 @@ class ProcessPool:
         idle = set(self._idle)
         for worker in self._all:
             self._end(worker.retire() if worker in idle else worker.kill())
-        await asyncio.gather(*self._ending)
+        # While these end, calls that are cut short may have others end.
+        while self._ending:
+            await asyncio.gather(*self._ending)
         self._all.clear()

@@ -273,7 +273,7 @@ class Sentinels(RedisServer):
 
     def synced(self) -> bool:
         """Whether the replica has all there is: what is asked for before its primary dies."""
-        return bool(self.client().wait(1, 1000) == 1)
+        return bool(self.client().wait(1, 15_000) == 1)
 
     def end(self) -> None:
         for server in [*self._sentinels, self.replica]:
