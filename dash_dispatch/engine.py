@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import orjson
 from arq.connections import ArqRedis
@@ -157,6 +157,16 @@ Run = Callable[[Claimed, Executor], Coroutine[Any, Any, None]]
 """Runs a call to its outcome."""
 
 
+class Readying(Protocol):
+    """What gets ready for a call while it is asked for."""
+
+    def prepare(self, spec: CallSpec, executor: Executor) -> None:
+        """It may come."""
+
+    def forget(self, call: str) -> None:
+        """It does not."""
+
+
 class Claims:
     """Takes calls out of the queues, as many as can be started now, one loop per executor.
 
@@ -169,6 +179,7 @@ class Claims:
         queues: The names of the queues.
         slots: How many of each kind run at once.
         run: What runs them.
+        readying: What gets ready for that.
     """
 
     def __init__(
@@ -178,8 +189,10 @@ class Claims:
         queues: Sequence[str],
         slots: dict[Executor, int],
         run: Run,
+        readying: Readying | None = None,
     ) -> None:
         self._store = store
+        self._readying = readying
         self._worker = worker
         self._run_call = run
         self._lanes = {kind: [lane(queue, kind) for queue in queues] for kind in slots}
@@ -266,7 +279,7 @@ class Claims:
 
     async def _take(self, wake: Wake, kind: Executor) -> bool:
         """Start the one call that a wake-up named; True when there is more to choose from."""
-        with self._starts(wake.call):
+        with self._starts(wake.call), self._ready_for(wake, kind):
             found = await self._store.take(self._worker, wake)
             if found == "more":
                 return True
@@ -275,6 +288,19 @@ class Claims:
                 for _ in range(FIRST_STEPS):
                     await asyncio.sleep(0)
         return False
+
+    @contextlib.contextmanager
+    def _ready_for(self, wake: Wake, kind: Executor) -> Iterator[None]:
+        """It gets ready while it is asked for: what it needs for that is left out of its way."""
+        if wake.spec is None or self._readying is None:
+            yield
+            return
+        self._readying.prepare(wake.spec, kind)
+        try:
+            yield
+        finally:
+            if wake.call not in self._runs:
+                self._readying.forget(wake.call)
 
     async def _reserve(self, kind: Executor) -> None:
         """Wait for a free slot, and take along others that are free now."""
@@ -467,6 +493,7 @@ class Engine:
             self._settings.queues,
             self._slots(processes),
             self._execution.run,
+            self._execution,
         )
         await self._store.offer(self.id, self._claims.capacity)
         self._sweeper = Sweeper(self._store, self._settings)

@@ -227,6 +227,48 @@ class _Steps:
         self._coroutine.close()
 
 
+class _Run:
+    """One run of a call, ready up to the user's own code, which waits for the word to begin.
+
+    Attributes:
+        spec: The call.
+        attempt: The number of this run, from 1.
+        stream: Where its updates go.
+        word: Done when it may begin: the call is this worker's.
+        task: What ends with its outcome.
+    """
+
+    task: "asyncio.Task[Outcome]"
+
+    def __init__(self, spec: CallSpec, attempt: int, stream: Stream) -> None:
+        self.spec = spec
+        self.attempt = attempt
+        self.stream = stream
+        self._loop = asyncio.get_running_loop()
+        self.word: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    def begin(self) -> None:
+        """Give the word."""
+        for update in self.spec.on_start:
+            self.stream.put(update)
+        self.word.set_result(None)
+
+    def end(self, _task: object = None) -> None:
+        """Wake who waits for it: the task's last deed, a turn before its end would be told."""
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended; False when the time is over before."""
+        timer = self._loop.call_later(timeout_s, self.end)
+        try:
+            await self._ended
+        finally:
+            timer.cancel()
+        return self.task.done()
+
+
 class Execution:
     """Runs the calls of one worker.
 
@@ -261,6 +303,7 @@ class Execution:
         # What runs at a worker's end has had its outcome.
         self._threads = Threads(threads * (MAX_DEPTH + 1), waits_at_exit=False)
         self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._ready: dict[str, _Run] = {}
         self._timers: set[asyncio.Task[None]] = set()
 
     @property
@@ -282,25 +325,43 @@ class Execution:
     async def close(self) -> None:
         """End the pools. Retries that wait for their time are any sweeper's."""
         await tasks.end(self._timers)
+        await tasks.end(run.task for run in self._ready.values())
         self._threads.close()
         if self._processes is not None:
             await self._processes.close()
 
+    def prepare(self, spec: CallSpec, executor: Executor) -> None:
+        """Get ready for `run`, which may come: as far as the user's code, in a task of its own.
+
+        A worker needs that long to hear from Redis that a call is its own.
+        """
+        # Of a shared result it is not said yet whether it has to be computed.
+        if not spec.cache_key:
+            self._ready[spec.id] = self._new_run(spec, 1, executor)
+
+    def forget(self, call: str) -> None:
+        """`run` does not come for it."""
+        ready = self._ready.pop(call, None)
+        if ready is not None:
+            ready.task.cancel()
+            logger.info("⊘ %s does not run here", call, extra={"call_id": call})
+
     async def run(self, claimed: Claimed, executor: Executor) -> None:
         """Run a call, and record its outcome or put it off for a retry. Raises nothing."""
-        spec = claimed.spec
-        logger.info("→ %s %s", spec.id, _short(spec.output), extra={"call_id": spec.id})
+        spec, attempt = claimed
         if spec.cache_key and not await self._leads(spec):
             return
-        stream = Stream(self._store, self._worker, spec)
-        for update in spec.on_start:
-            stream.put(update)
-        task = asyncio.create_task(self._outcome(claimed, executor, stream), name=f"run {spec.id}")
-        stream.on_loss = task.cancel
+        run = self._ready.get(spec.id)
+        if run is None or run.attempt != attempt:
+            self.forget(spec.id)
+            run = self._new_run(spec, attempt, executor)
+        self._ready.pop(spec.id, None)
+        stream, task = run.stream, run.task
         self._running[spec.id] = task
+        run.begin()
         outcome = None
         try:
-            outcome = await self._settled(task, stream, spec)
+            outcome = await self._settled(run)
             outcome = await self._after_events(stream, outcome, spec)
             await self._conclude(claimed, outcome)
         except asyncio.CancelledError:
@@ -313,6 +374,13 @@ class Execution:
         finally:
             stream.stop()
             del self._running[spec.id]
+
+    def _new_run(self, spec: CallSpec, attempt: int, executor: Executor) -> _Run:
+        run = _Run(spec, attempt, Stream(self._store, self._worker, spec))
+        run.task = asyncio.create_task(self._outcome(run, executor), name=f"run {spec.id}")
+        run.task.add_done_callback(run.end)
+        run.stream.on_loss = run.task.cancel
+        return run
 
     async def _last_words(self, claimed: Claimed, outcome: Outcome | None) -> None:
         """What becomes of a call whose worker stops. Safe to say twice."""
@@ -336,6 +404,7 @@ class Execution:
             logger.warning("! %s: computed for itself (%s)", spec.id, error, extra=extra)
             return True
         if isinstance(found, Outcome):
+            logger.info("↻ %s has the result of another call", spec.id, extra=extra)
             await self._record(spec, found)
             return False
         if found == "follow":
@@ -379,13 +448,11 @@ class Execution:
         with contextlib.suppress(StoreError):
             await self._store.requeue(spec.id)
 
-    async def _settled(
-        self, task: "asyncio.Task[Outcome]", stream: Stream, spec: CallSpec
-    ) -> Outcome:
+    async def _settled(self, run: _Run) -> Outcome:
         """The task's outcome, within its time; a cancel of the call is an outcome, too."""
-        done, _ = await asyncio.wait([task], timeout=spec.timeout_s)
-        if not done:
-            stream.stop()
+        spec, task = run.spec, run.task
+        if not await run.wait(spec.timeout_s):
+            run.stream.stop()
             task.cancel()
             # A coroutine may hold out against its cancellation; its page does not wait for that.
             await asyncio.wait([task], timeout=UNWIND_S)
@@ -406,14 +473,18 @@ class Execution:
             return self._error(Status.FAILED, kind, str(stream.error), spec)
         return outcome
 
-    async def _outcome(self, claimed: Claimed, executor: Executor, stream: Stream) -> Outcome:
-        spec = claimed.spec
+    async def _outcome(self, run: _Run, executor: Executor) -> Outcome:
+        spec = run.spec
+        # Before the user's code, which may take the process down.
+        logger.info("→ %s %s", spec.id, _short(spec.output), extra={"call_id": spec.id})
         try:
             with scope_of(spec, self._caller.ask, named=self._named) as scope, remote.using(scope):
-                outcome = await self._runner(executor)(claimed, stream, scope)
+                outcome = await self._runner(executor)(run, scope)
         except ProcessDied as error:
             text = f"The process that ran this callback ended: {error}."
             return self._error(Status.WORKER_LOST, "WorkerLost", text, spec)
+        finally:
+            run.end()
         if len(outcome.body) > self._settings.max_result_bytes:
             text = (
                 f"The result has {len(outcome.body)} bytes;"
@@ -422,49 +493,60 @@ class Execution:
             return self._error(Status.FAILED, "PayloadTooLarge", text, spec)
         return outcome
 
-    def _runner(
-        self, executor: Executor
-    ) -> Callable[[Claimed, Stream, Scope], Coroutine[Any, Any, Outcome]]:
+    def _runner(self, executor: Executor) -> Callable[[_Run, Scope], Coroutine[Any, Any, Outcome]]:
         if executor is Executor.PROCESS and self._processes is not None:
             return self._in_process
         return self._on_loop if executor is Executor.LOOP else self._in_thread
 
-    async def _on_loop(self, claimed: Claimed, stream: Stream, _scope: Scope) -> Outcome:
-        spec = claimed.spec
+    async def _on_loop(self, run: _Run, _scope: Scope) -> Outcome:
         try:
-            invocation = self._bind(claimed, stream)
+            invocation = self._bind(run)
+            await run.word
             return bridge.outcome_of(await _Steps(invocation.run()), invocation.response)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: its error is shown
-            return self._failed(error, spec)
+            await run.word
+            return self._failed(error, run.spec)
 
-    async def _in_thread(self, claimed: Claimed, stream: Stream, _scope: Scope) -> Outcome:
-        spec = claimed.spec
+    async def _in_thread(self, run: _Run, _scope: Scope) -> Outcome:
         pid = os.getpid()
 
         def work() -> Outcome:
             try:
-                invocation = self._bind(claimed, stream)
+                invocation = bound or self._bind(run)
                 return bridge.outcome_of(invocation.run(), invocation.response)
             except BaseException as error:  # noqa: BLE001 - user code; as on the loop
-                return self._failed(error, spec)
+                return self._failed(error, run.spec)
             finally:
                 _end_fork_of(pid)
 
+        bound = None
+        if not run.word.done():
+            # While there is nothing else to do; else that is the thread's.
+            with contextlib.suppress(Exception):
+                bound = self._bind(run)
+            await run.word
         return await self._threads.run(work)
 
-    async def _in_process(self, claimed: Claimed, stream: Stream, scope: Scope) -> Outcome:
-        spec = claimed.spec
-        assert self._processes is not None
-        outcome = await self._processes.run(
-            spec, claimed.attempt, self._worker, stream.put_when_room, scope.ask
-        )
+    async def _in_process(self, run: _Run, scope: Scope) -> Outcome:
+        spec = run.spec
+        pool, emit = self._processes, run.stream.put_when_room
+        assert pool is not None
+        prepared = None if run.word.done() else pool.prepare(spec, self._worker)
+        try:
+            await run.word
+            if prepared is not None:
+                outcome = await prepared.run(run.attempt, emit, scope.ask)
+            else:
+                outcome = await pool.run(spec, run.attempt, self._worker, emit, scope.ask)
+        finally:
+            if prepared is not None:
+                prepared.forget()
         if outcome.status is Status.FAILED:
             self._log_failure(outcome, spec)
         return outcome
 
-    def _bind(self, claimed: Claimed, stream: Stream) -> bridge.Invocation:
-        spec, attempt = claimed
-        return binding.bind_call(self._app, spec, stream, attempt, self._worker)
+    def _bind(self, run: _Run) -> bridge.Invocation:
+        return binding.bind_call(self._app, run.spec, run.stream, run.attempt, self._worker)
 
     def _failed(self, error: BaseException, spec: CallSpec) -> Outcome:
         outcome = bridge.outcome_of_error(error, spec.id, self._worker)

@@ -15,9 +15,10 @@ NS:call:{id}               hash    a call: ``status`` (queued, started or an out
                                    ``worker``, ``attempt``: ``session_ttl_s``
 NS:waiting:{line}          zset    ids of queued calls, by their place (see ``create.lua``);
                                    ``call_ttl_s`` after the last one
-NS:wake:{lane}             list    for idle workers to block on: "call gate" per queued call, or
-                                   " " for "look", at most ``WAKES``. A hint: a lost one costs one
-                                   bounded wait; ``call_ttl_s`` after the last call
+NS:wake:{lane}             list    for idle workers to block on: per queued call the `CallSpec`, if
+                                   nobody waits before it, else "call gate"; or " " for "look"; at
+                                   most ``WAKES``. A hint: a lost one costs one bounded wait;
+                                   ``call_ttl_s`` after the last call
 NS:gates:{lane}            set     gates of the lane's calls; ``call_ttl_s``
 NS:lanes:{gate}            set     lanes that have calls of this gate; ``call_ttl_s``
 NS:limits                  hash    gate → how many of its calls may run at once; ``call_ttl_s``
@@ -107,6 +108,9 @@ REPLY_S = 5.0
 WAKES = 1000
 """Wake-ups kept per lane; the oldest go first. More workers than this that are idle at once would
 find the work by themselves, a little later."""
+
+TOLD_BYTES = 8192
+"""A wake-up brings a call along that has no more bytes than this."""
 
 BETWEEN_POLLS_S = 2.0
 """A browser that polls is without a connection now and then, and has not left for that."""
@@ -198,11 +202,12 @@ class Claimed(NamedTuple):
 
 
 class Wake(NamedTuple):
-    """A wake-up: something waits in this lane; which call, if it was said."""
+    """A wake-up: something waits in this lane; which call, and all of it, if that was said."""
 
     lane: str
     call: str
     gate: str
+    spec: CallSpec | None = None
 
 
 class Overdue(NamedTuple):
@@ -384,6 +389,7 @@ class Store:
                 spec.retries,
                 int(bool(spec.on_start)),
                 WAKES,
+                TOLD_BYTES,
             ],
         )
         earlier = tuple(call.decode() for call in superseded)
@@ -497,8 +503,7 @@ class Store:
         found = await self._waiting[key].block("BRPOP", *names, timeout_s)
         if found is None:
             return None
-        call, _, gate = _name(found[1]).partition(" ")
-        return Wake(names[found[0]], call, gate)
+        return _wake(names[found[0]], found[1])
 
     @translated
     async def nudge(self, lanes: Iterable[str]) -> None:
@@ -539,10 +544,19 @@ class Store:
                 keys.turns(wake.lane, wake.gate),
                 keys.clock(wake.lane),
             ],
-            [wake.call, worker, wake.gate, _ms(self._settings.call_ttl_s), int(in_turn)],
+            [
+                wake.call,
+                worker,
+                wake.gate,
+                _ms(self._settings.call_ttl_s),
+                int(in_turn),
+                int(wake.spec is None),
+            ],
         )
         if found == [b"more"]:
             return "more"
+        if found and wake.spec is not None:
+            return Claimed(wake.spec, found[1])
         return await self._claimed(worker, wake.call, found)
 
     @translated
@@ -1208,6 +1222,19 @@ class Store:
     def controls(self) -> "Channels":
         """The control channel of a worker."""
         return Channels(self._settings, self.keys.control)
+
+
+def _wake(lane: str, token: bytes) -> Wake:
+    """Read a wake-up. The first byte of an encoded spec, a map, is in no id."""
+    if token[:1] >= b"\x80":
+        try:
+            spec = decode_spec(token)
+        except DecodeError:
+            # `claim` finds it, and says what is wrong.
+            return Wake(lane, "", "")
+        return Wake(lane, spec.id, spec.gate, spec)
+    call, _, gate = _name(token).partition(" ")
+    return Wake(lane, call, gate)
 
 
 def _name(value: bytes) -> str:

@@ -5,7 +5,7 @@
 --       8 turns  9 clock  10 announced  11 limits
 -- ARGV: 1 id  2 session  3 spec  4 ttl ms  5 queue bound  6 session bound  7 active entry  8 overlap
 --       9 gate or ''  10 limit  11 lane  12 priority  13 user  14 retries  15 '1': tell its position
---       16 bound of the wake list
+--       16 bound of the wake list  17 bytes of a spec that a wake-up may bring along
 -- Returns: {'created', how many wait before it, ids that it supersedes...}
 --   | {status of the known call, its session, ids that it supersedes...} | {'dropped', ''}
 --   | {'full', length} | {'many', count}
@@ -60,7 +60,9 @@ if ARGV[15] == '1' then
   redis.call('PEXPIRE', KEYS[10], ttl_ms)
 end
 
+-- Who is idle, and so comes at once, need not ask what it is; see take.lua.
 local tokens = {ARGV[1] .. ' ' .. ARGV[9]}
+if waiting == 0 and #ARGV[3] <= tonumber(ARGV[17]) then tokens[1] = ARGV[3] end
 if ARGV[9] ~= '' then
   redis.call('SADD', KEYS[6], ARGV[9])
   redis.call('PEXPIRE', KEYS[6], ttl_ms)

@@ -91,6 +91,8 @@ if not superseded and tonumber(call[5] or 0) < owed then
 end
 entries[#entries + 1] = entry
 post(KEYS[2], entries, ARGV[5], ARGV[6])
+-- The wake-up may have brought the spec along, for a worker that has not come.
+if call[1] == 'queued' then redis.call('LREM', KEYS[8], 0, redis.call('HGET', KEYS[1], 'spec') or '') end
 redis.call('HSET', KEYS[1], 'status', status)
 -- What the call was asked with may be large or private, and nobody needs it any more. What is left
 -- keeps a request that is sent again from being run again, for as long as its page may come back.

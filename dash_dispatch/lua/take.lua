@@ -1,7 +1,8 @@
 -- Claim and start one call that a wake-up named: what an idle worker does, in one step.
 --
 -- KEYS: 1 call  2 waiting  3 wake  4 worker's calls  5 workers  6 slots  7 limits  8 turns  9 clock
--- ARGV: 1 id  2 worker  3 gate or ''  4 slot ttl ms  5 '0': before others that wait
+-- ARGV: 1 id  2 worker  3 gate or ''  4 slot ttl ms  5 '0': before others that wait  6 '0': the
+--       wake-up has brought the spec along
 -- Returns: {spec, attempt}; {} when there is nothing to do; {'more'} when this is not
 --   the one call to claim, so that claim.lua has to choose
 if tonumber(redis.call('ZSCORE', KEYS[5], ARGV[2]) or 0) == 0 then return {} end
@@ -42,4 +43,4 @@ for i, field in ipairs(fields) do
   if turn > tonumber(served[i] or 0) then redis.call('HSET', KEYS[9], field, turn) end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[8], class * 2 ^ 36, turn)
-return {call[2] or '', attempt}
+return {ARGV[6] == '1' and call[2] or '', attempt}

@@ -61,7 +61,7 @@ async def test_an_idle_worker_takes_none_of_a_full_gate(store: Store) -> None:
     await running(store, gated("c1"), gated("c2"))
     await store.create(gated("c3"))
     wake = await store.wait_for_work([LANE], 5)
-    assert wake == Wake(LANE, "c3", "g")
+    assert wake == Wake(LANE, "c3", "g", gated("c3"))
     assert await store.take("w1", wake) is None
     await store.finish("w1", gated("c1"), OK)
     again = await store.wait_for_work([LANE], 5)
@@ -240,8 +240,8 @@ async def test_a_lane_wakes_for_calls_of_each_gate(store: Store) -> None:
     """Wake-ups of other calls in the lane are no reason to leave one out."""
     await store.create(spec("free"))
     await store.create(gated("c1"))
-    assert await store.wait_for_work([LANE], 5) == Wake(LANE, "free", "")
-    assert await store.wait_for_work([LANE], 5) == Wake(LANE, "c1", "g")
+    assert await store.wait_for_work([LANE], 5) == Wake(LANE, "free", "", spec("free"))
+    assert await store.wait_for_work([LANE], 5) == Wake(LANE, "c1", "g", gated("c1"))
 
 
 # --- the limit is changed ------------------------------------------------------------------------

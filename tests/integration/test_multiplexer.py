@@ -33,11 +33,11 @@ async def connections(raw: Any) -> list[Any]:
 
 
 async def eventually_blocked(raw: Any) -> None:
-    """Returns when a multiplexer waits in a BLPOP."""
+    """Returns when a multiplexer waits in a BLPOP or BRPOP."""
     async with asyncio.timeout(10):
         blocked = False
         while not blocked:
-            blocked = any(each["cmd"] == "blpop" for each in await connections(raw))
+            blocked = any(each["cmd"] in ("blpop", "brpop") for each in await connections(raw))
 
 
 async def test_everybody_gets_the_own_reply(shared: Multiplexer) -> None:

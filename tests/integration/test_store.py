@@ -444,7 +444,7 @@ async def test_an_idle_worker_is_woken(store: Store) -> None:
     assert not waiting.done()
     await store.create(spec())
     async with asyncio.timeout(5):
-        assert await waiting == Wake(LANE, "c1", "")
+        assert await waiting == Wake(LANE, "c1", "", spec())
 
 
 async def test_waiting_ends_with_its_time(store: Store) -> None:
@@ -475,7 +475,7 @@ async def test_a_wake_up_takes_nothing_from_others(store: Store) -> None:
     await store.create(spec("c1"))
     await store.create(spec("c2"))
     assert await store.take("w1", Wake(LANE, "c1", "")) == "more", "others have wake-ups as well"
-    assert await store.wait_for_work([LANE], 20) == Wake(LANE, "c1", "")
+    assert await store.wait_for_work([LANE], 20) == Wake(LANE, "c1", "", spec("c1"))
     assert await store.wait_for_work([LANE], 20) == Wake(LANE, "c2", "")
     assert await store.take("w1", Wake(LANE, "c2", "")) == "more", "the other one comes first"
     assert await store.claim("w1", LANE, 1) == ["c1"]
@@ -488,8 +488,9 @@ async def test_wake_ups_that_nobody_hears_are_bounded(store: Store, raw: Any) ->
     assert await raw.llen(store.keys.wake(LANE)) == WAKES
     for n in range(5):
         await store.create(spec(f"c{n}"))
+        assert await raw.llen(store.keys.wake(LANE)) == WAKES
         await store.cancel(f"c{n}")
-    assert await raw.llen(store.keys.wake(LANE)) == WAKES
+    assert await raw.llen(store.keys.wake(LANE)) == WAKES - 1, "that of a cancelled call has gone"
 
 
 async def test_tokens_do_not_pile_up(store: Store, raw: Any) -> None:
@@ -1132,14 +1133,13 @@ class Life(RuleBasedStateMachine):
 
     @rule(worker=workers, in_turn=st.booleans())
     def take(self, worker: str, in_turn: bool) -> None:
-        token = self.raw.rpop(self.store.keys.wake(self.lane))
-        if token is None:
+        if not self.raw.exists(self.store.keys.wake(self.lane)):
             return
-        call, _, gate = token.decode().partition(" ")
-        wake = Wake(self.lane, call, gate)
+        wake = self.run(self.store.wait_for_work([self.lane], 5))
+        assert wake is not None
         found = self.run(self.store.take(self.name(worker), wake, in_turn=in_turn))
         if found != "more":
-            self.started(worker, call, found)
+            self.started(worker, wake.call, found)
 
     def started(self, worker: str, call: str, found: Claimed | None) -> None:
         if found is None:

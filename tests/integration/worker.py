@@ -39,14 +39,22 @@ def asked(name: str, value: Any = None, **more: Any) -> CallSpec:
 
 
 class Worker:
-    """Claims and runs the calls of one lane on the loop."""
+    """Claims and runs the calls of one lane, with 32 slots."""
 
-    def __init__(self, app: Dash, store: Store, settings: Settings, name: str = "w1") -> None:
+    def __init__(
+        self,
+        app: Dash,
+        store: Store,
+        settings: Settings,
+        name: str = "w1",
+        executor: Executor = Executor.LOOP,
+    ) -> None:
         self.store = store
         self.name = name
         caller = Caller(store, settings)
         self.execution = Execution(app, store, settings, name, None, caller)
-        self.claims = Claims(store, name, ["default"], {Executor.LOOP: 32}, self.execution.run)
+        run = self.execution.run
+        self.claims = Claims(store, name, ["default"], {executor: 32}, run, self.execution)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Worker":
