@@ -93,8 +93,8 @@ class Ratio:
         target: float | None = None,
         line: str = "",
     ) -> "Ratio":
-        """Divide quantiles of the same rounds."""
-        pairs = zip(above.by_round(share), below.by_round(share), strict=True)
+        """Divide quantiles of the same rounds: of the first ones, where one has no more."""
+        pairs = zip(above.by_round(share), below.by_round(share), strict=False)
         made_of = [above.label, below.label]
         return cls(label, [a / b for a, b in pairs], sense, target, made_of, line)
 

@@ -14,7 +14,7 @@ from benchmarks.drawing import (
     Picture,
     Scale,
 )
-from benchmarks.measures import Measure, Result
+from benchmarks.measures import Measure, Ratio, Result
 
 LEFT = 430
 RIGHT = 120
@@ -92,7 +92,8 @@ def _rates(baseline: str) -> Drawing:
             picture.whisker(scale(min(found)), scale(max(found)), y)
             words = f"{_number(rate.at(0.5))}/s"
             if base is not None and base is not rate:
-                words += f" · {rate.at(0.5) / base.at(0.5):.1f}× {baseline}"
+                # As in the tables: the median of the rounds' quotients.
+                words += f" · {_number(Ratio.of('', rate, base).value)}× {baseline}"
             picture.text(scale(max(found)) + 8, y + 5, words)
         picture.save(path)
 

@@ -30,8 +30,9 @@ LINES = {
     "stall": Line(
         "stall",
         "a fast callback's p99 with 200 slow offloaded calls in flight / the same idle",
-        "calls in step arrive all at once, and to take in 200 of them is the web process' work,"
-        " done in pieces between which the fast one waits its turn",
+        "calls in step end and come all at once, for 0.2 s in 3: web, worker, Redis and their"
+        " client then want the same cores, of which the web process uses half a one, in turns of a"
+        " millisecond or two",
     ),
     "local": Line(
         "latency",

@@ -82,9 +82,13 @@ class Client(ABC):
 
     def call_id(self, request: str, page: str | None = None) -> str:
         """The id of one of its calls, as it stands in Redis and in logs."""
+        return call_id(self.session_id, page or self.page, request)
+
+    @property
+    def session_id(self) -> str:
+        """Its session, as it stands in Redis."""
         assert self.session is not None
-        session = URLSafeTimedSerializer("").loads_unsafe(self.session)[1]
-        return call_id(str(session), page or self.page, request)
+        return str(URLSafeTimedSerializer("").loads_unsafe(self.session)[1])
 
     @property
     def headers(self) -> dict[str, str]:

@@ -27,7 +27,7 @@ class Settings:
     connections: int = 32
 
 
-FULL = Settings(rounds=4, window_s=0.7)
+FULL = Settings(rounds=5, window_s=0.7)
 QUICK = Settings(rounds=1, window_s=0.2, warm_up_s=0.05)
 
 

@@ -26,7 +26,7 @@ class Settings:
     rounds: int
 
 
-FULL = Settings(rounds=4)
+FULL = Settings(rounds=3)
 QUICK = Settings(rounds=1)
 
 

@@ -32,7 +32,7 @@ class Settings:
     in_flight: int = 50
     interval_ms: int = 300
     warm_up_s: float = 0.8
-    drain_s: float = 25.0
+    drain_s: float = 8.0
 
 
 FULL = Settings(rounds=3, window_s=1.5, celery_window_s=4, disk_rounds=1)

@@ -61,7 +61,7 @@ def without_server_noise(log: str) -> str:
     """A web's log without what asyncio of Python 3.11 says of Hypercorn's cancelled tasks."""
     return "".join(
         part for part in re.split(r"(?m)^(?=Exception in callback|\[20)", log)
-        if not re.match(r"Exception in callback (<function )?StreamReaderProtocol", part)
+        if not part.startswith("Exception in callback StreamReaderProtocol")
     )  # fmt: skip
 
 
