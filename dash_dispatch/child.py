@@ -1,7 +1,7 @@
 """What runs in a process of the pool: one call at a time, read from a socket, answered there.
 
-Messages are a kind (one byte), a length (eight), and a body. They pass between a worker and its
-own children on one machine, in MessagePack; nothing is unpickled.
+Messages (see ``pipes``) pass between a worker and its own children on one machine, in MessagePack;
+nothing is unpickled.
 
 =======  ==================  ======================================================
 kind     from                says
@@ -9,6 +9,8 @@ kind     from                says
 r, b     child, at its start  the app is ready; it is broken, and why
 h        child, at its start  the app is imported, ``on_worker_start`` runs
 c        worker              run this call
+w        worker              get ready for this call
+x, f     worker              run the call you are ready for; forget it
 p        child               a ``set_props`` of the call
 o, l     child               the call's outcome; the same, and replace me: I am full
 a, d     child               run this task for the call; nobody waits for it any more
@@ -32,6 +34,7 @@ import socket
 import struct
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,9 +43,13 @@ import msgspec
 from dash_dispatch import binding, bridge, errors, lifecycle, remote
 from dash_dispatch.errors import DispatchError
 from dash_dispatch.loading import load_app
+from dash_dispatch.pipes import Message, Messages, pack
 from dash_dispatch.protocol import CallSpec, Outcome
 
 CALL: Final = b"c"
+PREPARE: Final = b"w"
+RUN: Final = b"x"
+FORGET: Final = b"f"
 PROPS: Final = b"p"
 OUTCOME: Final = b"o"
 OUTCOME_AND_FULL: Final = b"l"
@@ -60,7 +67,11 @@ PRELOAD: Final = "DASH_DISPATCH_PRELOAD"
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
-    """Body of a ``CALL``."""
+    """Body of a ``CALL`` and of a ``PREPARE``.
+
+    The body of the ``RUN`` that follows the latter is the attempt's number. It is nearly always the
+    first, which is what a process gets ready for.
+    """
 
     spec: CallSpec
     attempt: int
@@ -76,10 +87,13 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     text: str = ""
 
 
-_HEADER = struct.Struct("!cQ")
-_NUMBER = struct.Struct("!Q")
+READ_BYTES: Final = 2**16
+"""Read of the socket at once: all of a call, as a rule. More while a long message comes."""
+
+NUMBER: Final = struct.Struct("!Q")
 _orders = msgspec.msgpack.Decoder(Order)
 _replies = msgspec.msgpack.Decoder(Reply)
+_encoder = msgspec.msgpack.Encoder()
 
 
 def main(connection: socket.socket, app_spec: str, max_mb: int = 0) -> None:
@@ -118,17 +132,33 @@ def main(connection: socket.socket, app_spec: str, max_mb: int = 0) -> None:
 
 def _serve(app: Any, channel: "Channel", max_mb: int) -> None:
     """Run calls until told to stop. Raises EOFError when the worker is gone."""
+    ready: _Call | None = None
     while True:
         kind, body = channel.read()
         if kind == STOP:
             return
-        order = _orders.decode(body)
-        outcome = _encoded(_run(app, order, channel), order)
-        if channel.abandoned:
-            # A callback has forked, and its child has returned, too. The next call is not for it.
-            os._exit(0)
-        full = max_mb and resident_mb() > max_mb
-        channel.write(OUTCOME_AND_FULL if full else OUTCOME, outcome)
+        if kind == PREPARE:
+            ready = _Call(app, _orders.decode(body), channel)
+            ready.prepare()
+        elif kind == FORGET:
+            ready = None
+        elif kind == CALL:
+            _answer(_Call(app, _orders.decode(body), channel), channel, max_mb)
+        elif kind == RUN and ready is not None:
+            ready.count(*NUMBER.unpack(body))
+            # Not to hold on to a request until the next one comes.
+            call, ready = ready, None
+            _answer(call, channel, max_mb)
+            del call
+
+
+def _answer(call: "_Call", channel: "Channel", max_mb: int) -> None:
+    outcome = call.run()
+    if channel.abandoned:
+        # A callback has forked, and its child has returned, too. The next call is not for it.
+        os._exit(0)
+    full = max_mb and resident_mb() > max_mb
+    channel.answer(OUTCOME_AND_FULL if full else OUTCOME, outcome)
 
 
 def _die_with_parent() -> None:
@@ -138,27 +168,56 @@ def _die_with_parent() -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _run(app: Any, order: Order, channel: "Channel") -> Outcome:
-    spec, worker = order.spec, f"{order.worker}/{os.getpid()}"
-    asking = Asking(channel)
-    try:
-        with remote.using(asking):
-            invocation = binding.bind_call(app, spec, channel, order.attempt, worker)
-            result = invocation.run()
-        return bridge.outcome_of(result, invocation.response)
-    except BaseException as error:  # noqa: BLE001 - whatever user code raises is its outcome
-        return bridge.outcome_of_error(error, spec.id, worker)
-    finally:
-        asking.close()
-        _flush()
+class _Call:
+    """One call, from its order to its outcome."""
 
+    def __init__(self, app: Any, order: Order, channel: "Channel") -> None:
+        self._app = app
+        self._spec = order.spec
+        self._attempt = order.attempt
+        self._worker = f"{order.worker}/{os.getpid()}"
+        self._channel = channel
+        self._bound: bridge.Invocation | None = None
 
-def _encoded(outcome: Outcome, order: Order) -> bytes:
-    try:
-        return msgspec.msgpack.encode(outcome)
-    except Exception as error:  # noqa: BLE001 - whatever it is: the page sees a plain failure
-        plain = bridge.unencodable(type(error).__name__, error, order.spec.id, order.worker)
-        return msgspec.msgpack.encode(plain)
+    def prepare(self) -> None:
+        """Go as far as the user's code, which does not run before the call is this worker's."""
+        # What is wrong with it is said when it is run.
+        with contextlib.suppress(Exception):
+            self._bound = self._bind()
+
+    def _bind(self) -> bridge.Invocation:
+        sink = Sink(self._channel)
+        return binding.bind_call(self._app, self._spec, sink, self._attempt, self._worker)
+
+    def count(self, attempt: int) -> None:
+        """Be told the number of this run, which its context holds."""
+        if attempt != self._attempt:
+            self._attempt, self._bound = attempt, None
+
+    def run(self) -> bytes:
+        """Run it; its outcome, encoded."""
+        return self._encoded(self._run())
+
+    def _run(self) -> Outcome:
+        asking = Asking(self._channel)
+        try:
+            with remote.using(asking):
+                invocation = self._bound or self._bind()
+                result = invocation.run()
+            return bridge.outcome_of(result, invocation.response)
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises is its outcome
+            return bridge.outcome_of_error(error, self._spec.id, self._worker)
+        finally:
+            asking.close()
+            _flush()
+
+    def _encoded(self, outcome: Outcome) -> bytes:
+        try:
+            return _encoder.encode(outcome)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the page sees a plain failure
+            kind = type(error).__name__
+            plain = bridge.unencodable(kind, error, self._spec.id, self._worker)
+            return _encoder.encode(plain)
 
 
 def _flush() -> None:
@@ -181,95 +240,121 @@ def resident_mb() -> float:
 
 
 class Channel:
-    """The socket, and ``ctx.websocket`` of the call that runs."""
-
-    is_shutdown = False
+    """The socket. What belongs to a call says so by its turn: 0 for the first one, and so on."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._messages = Messages()
+        self._received: deque[Message] = deque()
+        self.turn = 0
+        """Number of the call that runs, or comes next."""
         self.abandoned = False
         """This process is a fork of the one that runs the call."""
         self._lock = threading.Lock()
         self._waiting: dict[int, concurrent.futures.Future[Outcome]] = {}
         self._numbers = itertools.count(1)
         self._reading: threading.Thread | None = None
-        self._for_main: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        self._for_main: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
 
     def abandon(self) -> None:
         """In a process that a callback has forked: two must not speak, or hear, for one call."""
         self.abandoned = True
         self._connection.close()
 
-    def write(self, kind: bytes, body: bytes) -> None:
-        """Send a message; waits while the worker does not read."""
+    def write(self, kind: bytes, body: bytes, turn: int | None = None) -> bool:
+        """Send a message; waits while the worker does not read.
+
+        Args:
+            kind: What it is.
+            body: What it says.
+            turn: Of the call that says it; None for the process itself.
+
+        Returns:
+            False when that call has ended, and nothing is sent: a thread may outlive its call, and
+            must not speak for the next one.
+        """
         if self.abandoned:
             raise OSError("a process that a callback has forked cannot speak to the page")
         with self._lock:
-            # One send for small messages: each is a wake-up of the worker.
-            if len(body) < 65_536:
-                self._connection.sendall(_HEADER.pack(kind, len(body)) + body)
-            else:
-                self._connection.sendall(_HEADER.pack(kind, len(body)))
-                self._connection.sendall(body)
+            if turn is not None and turn != self.turn:
+                return False
+            self._send(kind, body)
+            return True
 
-    def read(self) -> tuple[bytes, bytes]:
+    def answer(self, kind: bytes, body: bytes) -> None:
+        """Send the outcome of the call that runs: its last word."""
+        with self._lock:
+            self.turn += 1
+            self._send(kind, body)
+
+    def _send(self, kind: bytes, body: bytes) -> None:
+        for part in pack(kind, body):
+            self._connection.sendall(part)
+
+    def read(self) -> Message:
         """Wait for a call, or the word to stop. Raises EOFError when the worker is gone."""
         if self._reading is None:
             return self._receive()
         message = self._for_main.get()
+        # It has ended with that: the next one is read without a switch of threads.
+        self._reading = None
         if message is None:
             raise EOFError
         return message
 
-    def _receive(self) -> tuple[bytes, bytes]:
-        kind, size = _HEADER.unpack(self._exactly(_HEADER.size))
-        return kind, self._exactly(size)
-
-    def _exactly(self, size: int) -> bytes:
-        parts = bytearray()
-        while len(parts) < size:
+    def _receive(self) -> Message:
+        while not self._received:
             try:
-                part = self._connection.recv(min(size - len(parts), 2**20))
+                data = self._connection.recv(READ_BYTES)
             except ConnectionError as error:
                 raise EOFError from error
-            if not part:
+            if not data:
                 raise EOFError
-            parts += part
-        return bytes(parts)
+            self._received.extend(self._messages.feed(data))
+        return self._received.popleft()
 
     # --- tasks ---------------------------------------------------------------------------------
 
-    def ask(self, spec: CallSpec) -> tuple[int, "concurrent.futures.Future[Outcome]"]:
-        """Let the worker have a task run; its number, and the outcome when it comes."""
+    def ask(self, spec: CallSpec, turn: int) -> tuple[int, "concurrent.futures.Future[Outcome]"]:
+        """Let the worker have a task run; its number, and the outcome when it comes.
+
+        Raises:
+            RuntimeError: The call of that turn has ended.
+        """
         future: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
         with self._lock:
-            # Replies come while a call runs. Until the first task, nobody has to listen then, and
-            # a call costs one thread less.
-            if self._reading is None:
-                self._reading = threading.Thread(target=self._sort, name="replies", daemon=True)
-                self._reading.start()
             number = next(self._numbers)
-            self._waiting[number] = future
-        self.write(ASK, msgspec.msgpack.encode((number, spec)))
+            # Not for one that has ended: the main thread may be listening already.
+            if turn == self.turn:
+                self._waiting[number] = future
+                self._listen()
+        if not self.write(ASK, _encoder.encode((number, spec)), turn):
+            self._waiting.pop(number, None)
+            raise RuntimeError("the callback that would wait for this has ended")
         return number, future
 
-    def drop(self, number: int) -> None:
-        """Nobody waits for this task any more."""
+    def _listen(self) -> None:
+        # Replies come while a call runs. As long as it asks for nothing, nobody has to listen then,
+        # and a call costs one thread less.
+        if self._reading is None:
+            self._reading = threading.Thread(target=self._sort, name="replies", daemon=True)
+            self._reading.start()
+
+    def drop(self, number: int, turn: int) -> None:
+        """Nobody waits for this task of that turn's call any more."""
         if self._waiting.pop(number, None) is not None:
             with contextlib.suppress(OSError):
-                self.write(DROP, _NUMBER.pack(number))
+                self.write(DROP, NUMBER.pack(number), turn)
 
     def _sort(self) -> None:
-        """Replies to those who wait for them, everything else to the main thread."""
+        """Replies to those who wait for them, until the next call comes for the main thread."""
         try:
-            while True:
-                kind, body = self._receive()
-                if kind == REPLY:
-                    self._settle(_replies.decode(body))
-                else:
-                    self._for_main.put((kind, body))
+            while (message := self._receive())[0] == REPLY:
+                self._settle(_replies.decode(message[1]))
         except (EOFError, OSError):
             self._for_main.put(None)
+        else:
+            self._for_main.put(message)
 
     def _settle(self, reply: Reply) -> None:
         future = self._waiting.pop(reply.number, None)
@@ -280,11 +365,23 @@ class Channel:
         else:
             future.set_exception(_error_of(reply))
 
-    # --- what Dash asks of ``ctx.websocket`` -----------------------------------------------------
+
+class Sink:
+    """``ctx.websocket`` of one call: its ``set_props``, as they happen."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._turn = channel.turn
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether the call has ended: only a thread that it has left behind can ask then."""
+        return self._turn != self._channel.turn
 
     def set_prop_sync(self, component_id: str, prop_name: str, value: Any) -> None:
-        """Send an update to the page, as it happens."""
-        self.write(PROPS, bridge.encode_props(component_id, prop_name, value))
+        """Send an update to the page."""
+        props = bridge.encode_props(component_id, prop_name, value)
+        self._channel.write(PROPS, props, self._turn)
 
     async def set_prop(self, component_id: str, prop_name: str, value: Any) -> None:
         """The same, awaitable."""
@@ -310,8 +407,9 @@ class Asking:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._futures: set[concurrent.futures.Future[Outcome]] = set()
+        self._turn = channel.turn
         self._closed = False
+        self._futures: set[concurrent.futures.Future[Outcome]] = set()
 
     def submit(self, spec: CallSpec) -> "concurrent.futures.Future[Outcome]":
         """Let it be run. Cancelling the future cancels the call. From any thread.
@@ -319,17 +417,18 @@ class Asking:
         Raises:
             RuntimeError: The callback has ended.
         """
-        if self._closed:
-            raise RuntimeError("the callback that would wait for this has ended")
-        number, future = self._channel.ask(spec)
+        number, future = self._channel.ask(spec, self._turn)
         self._futures.add(future)
 
         def settled(_: object) -> None:
             self._futures.discard(future)
             if future.cancelled():
-                self._channel.drop(number)
+                self._channel.drop(number, self._turn)
 
         future.add_done_callback(settled)
+        if self._closed:
+            # A thread that the callback has left behind: nobody will answer it.
+            future.cancel()
         return future
 
     def close(self) -> None:

@@ -156,16 +156,24 @@ class _SecurelyFollowing(_Following, SSLConnection):
     """The same over TLS."""
 
 
+Heard = Callable[[bytes, bytes], None]
+"""Told of a channel and its message."""
+
+
 class _Subscriber(Wire):
     """A connection that is told of messages; an error in their place is its end."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: AbstractConnection, heard: Heard | None) -> None:
         super().__init__(connection)
         self.replies: asyncio.Queue[Any] = asyncio.Queue()
+        self._heard = heard
 
     def on_reply(self, reply: Any) -> None:
         """A message, or that a channel is subscribed to."""
-        self.replies.put_nowait(reply)
+        if self._heard is None or isinstance(reply, Exception):
+            self.replies.put_nowait(reply)
+        elif reply[0] == b"message":
+            self._heard(reply[1], reply[2])
 
     def on_lost(self, error: Exception) -> None:
         """As the last reply."""
@@ -184,10 +192,21 @@ class Channels:
     A message is only a hint. After a lost connection, messages may have been missed, and the
     reader is told so by ``None`` in place of a name. (The client's own ``PubSub`` would mend its
     connection and say nothing, and takes several times as long for each message.)
+
+    Args:
+        settings: ``redis_url`` must be set.
+        key: Makes the channel's key of its name.
+        heard: Told of each message as it comes, name first; `listen` then yields none.
     """
 
-    def __init__(self, settings: Settings, key: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        key: Callable[[str], str],
+        heard: Callable[[str, bytes], None] | None = None,
+    ) -> None:
         self._key = key
+        self._heard = heard
         self._pool = connect(settings, socket_timeout_s=None, retries=0).connection_pool
         self._names = {EVERYBODY}
         self._subscriber: _Subscriber | None = None
@@ -234,6 +253,10 @@ class Channels:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, 2.0)
 
+    def _tell(self, channel: bytes, data: bytes) -> None:
+        assert self._heard is not None
+        self._heard(channel.decode()[len(self._key("")) :], data)
+
     async def _connected(self) -> _Subscriber:
         """The connection, with all subscriptions; a new one when there is none."""
         async with self._connecting:
@@ -241,7 +264,7 @@ class Channels:
                 connection: AbstractConnection = self._pool.make_connection()
                 try:
                     await connection.connect()  # type: ignore[no-untyped-call]
-                    subscriber = _Subscriber(connection)
+                    subscriber = _Subscriber(connection, self._heard and self._tell)
                     subscriber.say("SUBSCRIBE", *map(self._key, self._names))
                 except BaseException:
                     await connection.disconnect(nowait=True)

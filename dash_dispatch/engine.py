@@ -9,6 +9,7 @@ lease's heartbeat, the sweeper, and the listener for cancels.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -51,11 +52,15 @@ GOODBYE_S = 2.0
 """What is said to Redis at the end is given up after this long: leases mend what it would have."""
 
 HEALTH_S = 5.0
-"""The same for arq's note of its health, for which its loop waits, and all calls with it."""
+"""The same for arq's note of its health, for which its loop waits."""
+
+HEALTH_KEPT_S = 2 * WAIT_S + HEALTH_S
+"""How long that note is kept. It is made when arq's loop turns, and an idle one does that every
+``WAIT_S``, not twice a second as arq's own."""
 
 ARQ_AFTER_S = 0.05
-"""arq hears of a call after this long, or at its end: most have ended by then, and what arq does
-for each, which takes as long as an empty call, then costs no page a wait."""
+"""arq hears of a call after this long. Most have ended by then, and what arq does for each, a fifth
+of a worker's time for an empty one, is left out for them."""
 
 FIRST_STEPS = 6
 """Turns of the loop that an empty call needs from its claim to its outcome's way to Redis. Before
@@ -78,6 +83,9 @@ class ClaimingRedis(ArqRedis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """arq's single commands: its note of its own health, and the removal of that."""
+        if args[0] == "PSETEX":
+            name, key, _, note = args
+            args = (name, key, int(HEALTH_KEPT_S * 1000), note)
         command = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         if self.claims is None:
             return await command
@@ -167,11 +175,42 @@ class Readying(Protocol):
         """It does not."""
 
 
+class Slots:
+    """How many calls of one kind are taken at once.
+
+    Args:
+        count: As many as run at once.
+        ahead: How many more may be taken now, to stand in line here; it changes with time.
+    """
+
+    def __init__(self, count: int, ahead: Callable[[], int]) -> None:
+        self._count = count
+        self._ahead = ahead
+        self._used = 0
+        self._freed = tasks.Flag()
+
+    def locked(self) -> bool:
+        """Whether none is free."""
+        return self._used >= self._count + self._ahead()
+
+    async def acquire(self) -> None:
+        """Wait for a free one, and take it. For one who waits."""
+        while self.locked():
+            self._freed.clear()
+            await self._freed.wait()
+        self._used += 1
+
+    def release(self) -> None:
+        """Give one back."""
+        self._used -= 1
+        self._freed.set()
+
+
 class Claims:
     """Takes calls out of the queues, as many as can be started now, one loop per executor.
 
-    A call begins as soon as it is here. arq's job for it comes after, and waits for it: its way
-    through arq's loop would be as long as that of an empty call through all the rest of a worker.
+    A call begins as soon as it is here. One that lasts becomes a job of arq's, which waits for it:
+    its way through arq's loop is as long as that of an empty call through all the rest of a worker.
 
     Args:
         store: Where they wait.
@@ -180,6 +219,7 @@ class Claims:
         slots: How many of each kind run at once.
         run: What runs them.
         readying: What gets ready for that.
+        ahead: How many calls of a kind may be taken now beside those that run.
     """
 
     def __init__(
@@ -190,6 +230,7 @@ class Claims:
         slots: dict[Executor, int],
         run: Run,
         readying: Readying | None = None,
+        ahead: Callable[[Executor], int] = lambda _: 0,
     ) -> None:
         self._store = store
         self._readying = readying
@@ -197,7 +238,9 @@ class Claims:
         self._run_call = run
         self._lanes = {kind: [lane(queue, kind) for queue in queues] for kind in slots}
         self._sizes = slots
-        self._slots = {kind: asyncio.Semaphore(count) for kind, count in slots.items()}
+        self._slots = {
+            kind: Slots(count, functools.partial(ahead, kind)) for kind, count in slots.items()
+        }
         self._started: asyncio.Queue[str] = asyncio.Queue()
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._spare = dict.fromkeys(slots, 0)
@@ -387,7 +430,7 @@ class Claims:
         finally:
             if told.when() > loop.time():
                 told.cancel()
-                self._started.put_nowait(call)
+                self.settled(call)
             # Its slot is free again.
             if call in self._beyond:
                 self._beyond.discard(call)
@@ -494,6 +537,7 @@ class Engine:
             self._slots(processes),
             self._execution.run,
             self._execution,
+            self._execution.ahead,
         )
         await self._store.offer(self.id, self._claims.capacity)
         self._sweeper = Sweeper(self._store, self._settings)

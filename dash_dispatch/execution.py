@@ -17,7 +17,7 @@ from dash_dispatch import binding, bridge, remote, tasks
 from dash_dispatch.caller import MAX_DEPTH, Caller, Scope, scope_of
 from dash_dispatch.config import Settings
 from dash_dispatch.errors import CallExpired, DispatchError, StoreError, StoreUnavailable
-from dash_dispatch.processes import ProcessDied, ProcessPool
+from dash_dispatch.processes import LINE_S, NoProcess, ProcessDied, ProcessPool
 from dash_dispatch.protocol import (
     PUBLIC_FAILURES,
     UNKNOWN_CODE,
@@ -339,6 +339,12 @@ class Execution:
         if not spec.cache_key:
             self._ready[spec.id] = self._new_run(spec, 1, executor)
 
+    def ahead(self, executor: Executor) -> int:
+        """How many calls may be taken now beside those that run."""
+        if executor is Executor.PROCESS and self._processes is not None:
+            return self._processes.ahead
+        return 0
+
     def forget(self, call: str) -> None:
         """`run` does not come for it."""
         ready = self._ready.pop(call, None)
@@ -364,6 +370,8 @@ class Execution:
             outcome = await self._settled(run)
             outcome = await self._after_events(stream, outcome, spec)
             await self._conclude(claimed, outcome)
+        except NoProcess:
+            await self._hand_back(spec)
         except asyncio.CancelledError:
             # The worker stops and its grace is over. The page is told, and the loop goes on down.
             stream.stop()
@@ -416,6 +424,14 @@ class Execution:
                 await self._store.forget(self._worker, spec.id)
         return found == "lead"
 
+    async def _hand_back(self, spec: CallSpec) -> None:
+        """It was taken ahead, and nothing of it has run here: others can run it sooner."""
+        store, worker = self._store, self._worker
+        with contextlib.suppress(StoreError):
+            # What cannot be handed back is a stray, as the heartbeats find.
+            if await self._persist(spec, lambda: store.hand_back(worker, spec.id, spec)):
+                logger.info("↻ %s handed back", spec.id, extra={"call_id": spec.id})
+
     async def _conclude(self, claimed: Claimed, outcome: Outcome) -> None:
         if not await self._put_off(claimed, outcome):
             await self._record(claimed.spec, outcome)
@@ -461,8 +477,10 @@ class Execution:
         if task.cancelled():
             return Outcome(Status.CANCELLED)
         error = task.exception()
+        if isinstance(error, NoProcess):
+            raise error
         if error is not None:
-            return bridge.outcome_of_error(error, spec.id, self._worker)
+            return self._failed(error, spec)
         return task.result()
 
     async def _after_events(self, stream: Stream, outcome: Outcome, spec: CallSpec) -> Outcome:
@@ -537,7 +555,9 @@ class Execution:
             if prepared is not None:
                 outcome = await prepared.run(run.attempt, emit, scope.ask)
             else:
-                outcome = await pool.run(spec, run.attempt, self._worker, emit, scope.ask)
+                outcome = await pool.run(
+                    spec, run.attempt, self._worker, emit, scope.ask, within_s=LINE_S
+                )
         finally:
             if prepared is not None:
                 prepared.forget()

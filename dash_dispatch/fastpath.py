@@ -35,6 +35,7 @@ from werkzeug.http import parse_cookie
 from dash_dispatch import backend, tasks
 from dash_dispatch.errors import DispatchError
 from dash_dispatch.protocol import RequestSnapshot
+from dash_dispatch.stopping import Watch
 from dash_dispatch.submit import Asked
 
 T = TypeVar("T")
@@ -102,12 +103,24 @@ class Way:
 
 def install(server: Quart, path: str, way: Way) -> None:
     """Take this way for POST requests to this path, unless the server has a way of its own."""
+    if (entrance := _entrance(server)) is not None:
+        entrance.ways[path] = way
+
+
+def watch(server: Quart, path: str, end: Watch) -> None:
+    """Show the server to this watch with each request to this path, under the same condition.
+
+    For requests that wait, and are to be answered before the server stops.
+    """
+    if (entrance := _entrance(server)) is not None:
+        entrance.watches[path] = end
+
+
+def _entrance(server: Quart) -> "_Entrance | None":
     entrance = cast(Any, server).asgi_http_class
     if entrance is ASGIHTTPConnection:
-        entrance = _Entrance()
-        cast(Any, server).asgi_http_class = entrance
-    if isinstance(entrance, _Entrance):
-        entrance.ways[path] = way
+        entrance = cast(Any, server).asgi_http_class = _Entrance()
+    return entrance if isinstance(entrance, _Entrance) else None
 
 
 class _Entrance:
@@ -115,9 +128,13 @@ class _Entrance:
 
     def __init__(self) -> None:
         self.ways: dict[str, Way] = {}
+        self.watches: dict[str, Watch] = {}
 
     def __call__(self, server: Quart, scope: Any) -> ASGIHTTPConnection:
-        way = self.ways.get(scope["path"])
+        path = scope["path"]
+        if path in self.watches:
+            return _Watched(server, scope, self.watches[path])
+        way = self.ways.get(path)
         if way is None or not _is_ordinary(scope) or not _nobody_watches(server, way):
             return ASGIHTTPConnection(server, scope)
         snapshot = _snapshot(server, scope)
@@ -126,6 +143,18 @@ class _Entrance:
         if snapshot is None or type(task) is not asyncio.Task:
             return ASGIHTTPConnection(server, scope)
         return _Connection(server, scope, way, snapshot, task)
+
+
+class _Watched(ASGIHTTPConnection):
+    """A request that goes Quart's way, and shows its server on the way."""
+
+    def __init__(self, server: Quart, scope: Any, end: Watch) -> None:
+        super().__init__(server, scope)
+        self._end = end
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        self._end.look(send)
+        await super().__call__(receive, send)
 
 
 def _is_ordinary(scope: Any) -> bool:

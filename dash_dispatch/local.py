@@ -147,7 +147,12 @@ class LocalCall:
 
     def finish(self, outcome: Outcome) -> None:
         """Send the outcome."""
-        self._outbox.put(Event(self.page, self._request, self.id, outcome))
+        event = Event(self.page, self._request, self.id, outcome)
+        if self._sent:
+            # Behind the updates, which come through the loop.
+            self._loop.call_soon(self._outbox.put, event)
+        else:
+            self._outbox.put(event)
 
 
 class LocalCalls:
@@ -204,8 +209,7 @@ class LocalCalls:
             if len(self._ended) > REMEMBERED_CALLS:
                 self._ended.popitem(last=False)
             if not (self._closing and outcome.status is Status.CANCELLED):
-                # Behind the updates of a thread, which come through the loop.
-                asyncio.get_running_loop().call_soon(call.finish, outcome)
+                call.finish(outcome)
 
     async def _outcome(self, call: LocalCall, asked: Asked, snapshot: RequestSnapshot) -> Outcome:
         try:

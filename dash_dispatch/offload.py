@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from dash_dispatch.errors import ConfigError
@@ -190,6 +191,14 @@ class Offloaded:
     gate: str
     code: str
     caching: Caching = Caching()
+
+    def limits(self, timeout_s: float) -> dict[str, Any]:
+        """The fields of a `CallSpec` that follow; a time limit where the options name none."""
+        return self._limits if self.options.timeout else {**self._limits, "timeout_s": timeout_s}
+
+    @cached_property
+    def _limits(self) -> dict[str, Any]:
+        return limits(self.options, self.gate, self.executor, 0.0)
 
 
 def limits(options: Offload, gate: str, executor: Executor, timeout_s: float) -> dict[str, Any]:

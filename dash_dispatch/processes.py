@@ -11,26 +11,24 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
+import select
 import signal
 import socket
-import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from dash_dispatch import child, tasks
+from dash_dispatch.pipes import Message, Pipe
 from dash_dispatch.protocol import CallSpec, Outcome
 
 logger = logging.getLogger(__name__)
 
-HEADER: Final = struct.Struct("!cQ")
-NUMBER: Final = struct.Struct("!Q")
 START_S = 60.0
 """How long the app's import may take in a new process."""
 HOOKS_S = 600.0
@@ -40,6 +38,20 @@ STOP_S = 10.0
 KILL_S = 5.0
 EXTRA_IDLE_S = 10.0
 """A process more than asked for, started while others wait for tasks, is kept this long."""
+
+_encoder = msgspec.msgpack.Encoder()
+_outcomes = msgspec.msgpack.Decoder(Outcome)
+_asked = msgspec.msgpack.Decoder(tuple[int, CallSpec])
+
+QUICK_S = 0.005
+"""Calls that take less than this, from one end of the socket to the other, are taken ahead: to ask
+Redis for each alone takes as long as to run it."""
+AHEAD = 3
+"""How many for each process."""
+SLOW_S = 1.0
+"""What is thought of calls that are not known yet, or of which one has proved slow."""
+LINE_S = 0.1
+"""How long a call that was taken ahead stands in line when others have proved slow after all."""
 
 Emit = Callable[[bytes], Awaitable[None]]
 Ask = Callable[[CallSpec], Awaitable[Outcome]]
@@ -53,6 +65,10 @@ class ProcessDied(Exception):
     """The process ended in the middle of a call. The message says how."""
 
 
+class NoProcess(Exception):
+    """No process is free, and none will be soon. Nothing of the call has run."""
+
+
 class PoolBroken(Exception):
     """No process can be started: the app cannot be imported there, for instance."""
 
@@ -60,16 +76,15 @@ class PoolBroken(Exception):
 class Worker:
     """One process of the pool, from the parent's side."""
 
-    def __init__(
-        self,
-        process: BaseProcess,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
+    def __init__(self, process: BaseProcess, pipe: Pipe) -> None:
         self._process = process
-        self._reader = reader
-        self._writer = writer
+        self._pipe = pipe
         self._died = asyncio.Event()
+        # To ask whether it lives is part of each call, and has to be cheap. The sentinel tells only
+        # when the fork server has been told; the socket, when no child of it holds that.
+        self._pulse = select.poll()
+        self._pulse.register(process.sentinel, select.POLLIN)
+        self._pulse.register(pipe.fileno(), 0)
         self._has_hooks = False
         self._asking: dict[int, asyncio.Task[None]] = {}
         self.calls = 0
@@ -114,8 +129,8 @@ class Worker:
             raise
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=2**20)
-        worker = cls(process, reader, writer)
+        _, pipe = await asyncio.get_running_loop().create_connection(Pipe, sock=ours)
+        worker = cls(process, pipe)
         try:
             kind, body = await worker._first_words()
         except (TimeoutError, ProcessDied) as error:
@@ -130,7 +145,7 @@ class Worker:
         worker._has_hooks = body == b"1"
         return worker
 
-    async def _first_words(self) -> tuple[bytes, bytes]:
+    async def _first_words(self) -> Message:
         async with asyncio.timeout(START_S):
             words = await self._read()
         if words[0] != child.HOOKS:
@@ -153,14 +168,21 @@ class Worker:
         self._died.set()
         # A grandchild may still hold the socket: end of file would not come by itself, nor would
         # what has not been sent ever be read.
-        self._writer.transport.abort()
-        self._reader.feed_eof()
+        self._pipe.end()
 
-    async def run(self, order: child.Order, emit: Emit, ask: Ask) -> Outcome:
+    def prepare(self, order: child.Order) -> None:
+        """Let it get ready for a call: to be run, or forgotten, by the next word."""
+        self._pipe.send(child.PREPARE, _encoder.encode(order))
+
+    def forget(self) -> None:
+        """The call that it was to get ready for does not come."""
+        self._pipe.send(child.FORGET, b"")
+
+    async def run(self, kind: bytes, body: bytes, emit: Emit, ask: Ask) -> Outcome:
         """Run one call.
 
         Args:
-            order: The call.
+            kind, body: What begins it.
             emit: Takes its updates as they come.
             ask: Runs its tasks.
 
@@ -168,25 +190,26 @@ class Worker:
             ProcessDied: The process ended before the call did.
         """
         self.calls += 1
-        await self._write(child.CALL, msgspec.msgpack.encode(order))
+        self._pipe.send(kind, body)
         try:
             while True:
                 kind, body = await self._read()
                 if kind in (child.OUTCOME, child.OUTCOME_AND_FULL):
                     self.full = kind == child.OUTCOME_AND_FULL
-                    return msgspec.msgpack.decode(body, type=Outcome)
+                    return _outcomes.decode(body)
                 if kind == child.PROPS:
                     await emit(body)
                 elif kind == child.ASK:
                     self._begin(body, ask)
                 elif kind == child.DROP:
-                    self._give_up(*NUMBER.unpack(body))
+                    self._give_up(*child.NUMBER.unpack(body))
         finally:
-            # It returned, or died, without waiting for these.
-            await tasks.end(list(self._asking.values()))
+            if self._asking:
+                # It returned, or died, without waiting for these.
+                await tasks.end(list(self._asking.values()))
 
     def _begin(self, body: bytes, ask: Ask) -> None:
-        number, spec = msgspec.msgpack.decode(body, type=tuple[int, CallSpec])
+        number, spec = _asked.decode(body)
         task = asyncio.create_task(self._reply(number, spec, ask), name=f"task {number}")
         self._asking[number] = task
         task.add_done_callback(lambda _: self._asking.pop(number, None))
@@ -201,22 +224,12 @@ class Worker:
             reply = child.Reply(number, await ask(spec))
         except Exception as error:  # noqa: BLE001 - raised in the process, as if it had asked here
             reply = child.Reply(number, None, type(error).__name__, str(error))
-        await self._write(child.REPLY, msgspec.msgpack.encode(reply))
+        self._pipe.send(child.REPLY, _encoder.encode(reply))
 
-    async def _write(self, kind: bytes, body: bytes) -> None:
+    async def _read(self) -> Message:
         try:
-            self._writer.write(HEADER.pack(kind, len(body)))
-            self._writer.write(body)
-            await self._writer.drain()
-        except (ConnectionError, RuntimeError):
-            # The read that follows tells how it ended.
-            return
-
-    async def _read(self) -> tuple[bytes, bytes]:
-        try:
-            kind, size = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-            return kind, await self._reader.readexactly(size)
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            return await self._pipe.receive()
+        except EOFError as error:
             raise ProcessDied(await self._obituary()) from error
 
     async def _obituary(self) -> str:
@@ -236,15 +249,13 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the process has not ended."""
-        if self._died.is_set() or self._reader.at_eof() or self._reader.exception() is not None:
-            return False
         # The loop may not have come round to hearing of it.
-        return not multiprocessing.connection.wait([self._process.sentinel], 0)
+        return not (self._died.is_set() or self._pipe.ended or self._pulse.poll(0))
 
     async def retire(self) -> None:
         """Let an idle process come to its end: ``on_worker_stop`` first, for ``STOP_S``."""
         if self._has_hooks and self.alive:
-            await self._write(child.STOP, b"")
+            self._pipe.send(child.STOP, b"")
             try:
                 async with asyncio.timeout(STOP_S):
                     await self._read()
@@ -262,7 +273,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_S):
                 await self._died.wait()
-        self._writer.transport.abort()
+        self._pipe.end()
         await asyncio.to_thread(self._process.join, KILL_S)
 
 
@@ -275,8 +286,9 @@ def _context() -> ForkServerContext | SpawnContext:
 class ProcessPool:
     """``size`` warm processes; a call takes one for itself.
 
-    Callers never wait long: a worker claims only as many calls as there are processes. While a
-    call waits for tasks, which may need a process themselves, the pool has one more.
+    Callers never wait long: a worker claims only as many calls as there are processes, and some
+    more while calls are quick (`ahead`). While a call waits for tasks, which may need a process
+    themselves, the pool has one more.
 
     Args:
         app_spec: How a fresh process imports the app.
@@ -293,13 +305,20 @@ class ProcessPool:
         self._max_calls = max_calls
         self._max_mb = max_mb
         self._idle: deque[Worker] = deque()
+        self._ready: set[Worker] = set()
+        """Those that a call is prepared in."""
         self._all: set[Worker] = set()
-        self._change = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[Worker]] = deque()
         self._closed = False
         self._starting: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
-        self._wanting = 0
         self._trimming: asyncio.TimerHandle | None = None
+        self._usual_s = SLOW_S
+
+    @property
+    def ahead(self) -> int:
+        """How many calls may stand in line now: some, as long as calls are quick."""
+        return AHEAD * self._size if self._usual_s < QUICK_S else 0
 
     async def start(self) -> None:
         """Start all processes.
@@ -322,15 +341,25 @@ class ProcessPool:
             await worker.kill()
             return
         self._all.add(worker)
-        await self._put(worker)
+        self._put(worker)
 
-    async def _put(self, worker: Worker) -> None:
-        async with self._change:
-            self._idle.append(worker)
-            self._change.notify()
+    def _put(self, worker: Worker) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(worker)
+                return
+        self._idle.append(worker)
 
     async def run(
-        self, spec: CallSpec, attempt: int, name: str, emit: Emit, ask: Ask = _nobody
+        self,
+        spec: CallSpec,
+        attempt: int,
+        name: str,
+        emit: Emit,
+        ask: Ask = _nobody,
+        *,
+        within_s: float | None = None,
     ) -> Outcome:
         """Run a call in a process. Cancelling kills that process, and another takes its place.
 
@@ -340,37 +369,98 @@ class ProcessPool:
             name: The worker's.
             emit: Takes its updates as they come.
             ask: Runs its tasks.
+            within_s: How long to wait for a process, unless one is being started.
 
         Raises:
             ProcessDied: The process ended before the call did.
+            NoProcess: None was free in time.
         """
-        worker = await self._take()
+        worker = await self._take(within_s)
+        order = child.Order(spec, attempt, name)
+        return await self._run_in(worker, child.CALL, _encoder.encode(order), emit, ask)
+
+    def prepare(self, spec: CallSpec, name: str) -> "Prepared | None":
+        """Let a process get ready for a call that may come. Waits for nothing.
+
+        No code of the user's runs for it before it is run.
+
+        Args:
+            spec: The call.
+            name: The worker's.
+
+        Returns:
+            The call, which has to be run or forgotten: until then it keeps its process. None when
+            no process is idle.
+        """
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive:
+                worker.prepare(child.Order(spec, 1, name))
+                self._ready.add(worker)
+                return Prepared(self, worker, spec, name)
+            self._replace(worker)
+        return None
+
+    async def run_prepared(
+        self, worker: Worker, spec: CallSpec, attempt: int, name: str, emit: Emit, ask: Ask
+    ) -> Outcome:
+        """Of `Prepared.run`."""
+        self._ready.discard(worker)
+        if worker.alive:
+            return await self._run_in(worker, child.RUN, child.NUMBER.pack(attempt), emit, ask)
+        # Killed from outside while it was idle: no call was lost with it.
+        self._replace(worker)
+        return await self.run(spec, attempt, name, emit, ask)
+
+    def forget_prepared(self, worker: Worker) -> None:
+        """Of `Prepared.forget`."""
+        self._ready.discard(worker)
+        worker.forget()
+        self._give_back(worker)
+
+    async def _run_in(
+        self, worker: Worker, kind: bytes, body: bytes, emit: Emit, ask: Ask
+    ) -> Outcome:
         if self._max_calls and worker.calls + 1 >= self._max_calls:
             self._succeed(worker)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            outcome = await worker.run(child.Order(spec, attempt, name), emit, ask)
+            outcome = await worker.run(kind, body, emit, ask)
         except BaseException:
+            self._usual_s = SLOW_S
             self._replace(worker)
             raise
-        await self._give_back(worker)
+        self._usual_s = 0.8 * self._usual_s + 0.2 * (loop.time() - began)
+        self._give_back(worker)
         return outcome
 
-    async def _take(self) -> Worker:
+    async def _take(self, within_s: float | None = None) -> Worker:
         while True:
-            self._wanting += 1
-            try:
-                self._fill()
-                async with self._change:
-                    await self._change.wait_for(lambda: bool(self._idle))
-                    worker = self._idle.popleft()
-            finally:
-                self._wanting -= 1
+            # The one that ran last: what it needs is in the caches.
+            worker = self._idle.pop() if self._idle else await self._next(within_s)
             if worker.alive:
                 return worker
             # Killed from outside while it was idle: no call was lost with it.
             self._replace(worker)
 
-    async def _give_back(self, worker: Worker) -> None:
+    async def _next(self, within_s: float | None) -> Worker:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Worker] = loop.create_future()
+        self._waiting.append(waiter)
+        self._fill()
+        looking = loop.call_later(within_s, self._look, waiter, within_s) if within_s else None
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._put(waiter.result())
+            raise
+        finally:
+            if looking is not None:
+                looking.cancel()
+
+    def _give_back(self, worker: Worker) -> None:
         if worker.full:
             self._succeed(worker)
         used_up = self._max_calls and worker.calls >= self._max_calls
@@ -378,8 +468,18 @@ class ProcessPool:
         if used_up or succeeded:
             self._retire(worker)
             return
-        await self._put(worker)
+        self._put(worker)
         self._trim_later()
+
+    def _look(self, waiter: "asyncio.Future[Worker]", within_s: float) -> None:
+        """Whether there is something to stand in line for."""
+        if waiter.done():
+            return
+        if self._starting:
+            asyncio.get_running_loop().call_later(within_s, self._look, waiter, within_s)
+            return
+        self._usual_s = SLOW_S
+        waiter.set_exception(NoProcess())
 
     # --- one in the place of another -----------------------------------------------------------
 
@@ -408,7 +508,8 @@ class ProcessPool:
         """Start what is missing; and, while calls wait for tasks, what those may need."""
         there = sum(worker.successor is None for worker in self._all) + len(self._starting)
         waiting = sum(worker.waits for worker in self._all)
-        wanted = self._wanting - len(self._idle) - len(self._starting)
+        wanting = sum(not waiter.done() for waiter in self._waiting)
+        wanted = wanting - len(self._idle) - len(self._starting)
         missing = max(self._size - there, min(wanted, self._size + waiting - there))
         for _ in range(missing):
             self._start(self._start_one())
@@ -463,10 +564,38 @@ class ProcessPool:
         for task in self._starting:
             task.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
-        idle = set(self._idle)
+        idle = self._ready.union(self._idle)
         for worker in self._all:
             self._end(worker.retire() if worker in idle else worker.kill())
         # While these end, calls that are cut short may have others end.
         while self._ending:
             await asyncio.gather(*self._ending)
         self._all.clear()
+
+
+class Prepared:
+    """A call that a process is ready for. Made by `ProcessPool.prepare`."""
+
+    def __init__(self, pool: ProcessPool, worker: Worker, spec: CallSpec, name: str) -> None:
+        self._pool = pool
+        self._worker: Worker | None = worker
+        self._spec = spec
+        self._name = name
+
+    async def run(self, attempt: int, emit: Emit, ask: Ask = _nobody) -> Outcome:
+        """Run it, as `ProcessPool.run` does. If its process has died meanwhile, another one does.
+
+        Raises:
+            ProcessDied: The process ended before the call did.
+            RuntimeError: It was run or forgotten before.
+        """
+        worker, self._worker = self._worker, None
+        if worker is None:
+            raise RuntimeError("a prepared call is run once")
+        return await self._pool.run_prepared(worker, self._spec, attempt, self._name, emit, ask)
+
+    def forget(self) -> None:
+        """It does not come. Does nothing if it has been run or forgotten before."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            self._pool.forget_prepared(worker)

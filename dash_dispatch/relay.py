@@ -54,7 +54,7 @@ class Relay:
 
     def start(self) -> None:
         """Begin to listen."""
-        self._channels = self._store.hints()
+        self._channels = self._store.hints(self._hear)
         self._task = asyncio.create_task(self._listen(self._channels), name="relay")
 
     async def close(self) -> None:
@@ -64,16 +64,22 @@ class Relay:
             await self._channels.close()
 
     async def _listen(self, channels: Channels) -> None:
-        async for session, message in channels.listen():
-            if session == EVERYBODY and self._announced is not None:
-                self._announced(message.decode(errors="replace"))
-            for reader in self._concerned(session):
-                reader.hear(message)
+        async for _ in channels.listen():
+            # Connected, maybe again: anything may have been missed.
+            for reader in self._concerned(None):
+                reader.wake()
 
     def _concerned(self, session: str | None) -> "list[MailboxReader]":
         if session is not None:
             return list(self._readers.get(session, ()))
         return [reader for readers in self._readers.values() for reader in readers]
+
+    def _hear(self, session: str, message: bytes) -> None:
+        """Called as messages come, without a task in between."""
+        if session == EVERYBODY and self._announced is not None:
+            self._announced(message.decode(errors="replace"))
+        for reader in self._concerned(session):
+            reader.hear(message)
 
     async def attach(
         self, session: str, cursor: str | None, notify: Callable[[], None] = _nobody

@@ -38,6 +38,7 @@ from dash_dispatch.protocol import (
     describe,
 )
 from dash_dispatch.runtime import Runtime
+from dash_dispatch.stopping import Watch
 from dash_dispatch.submit import Asked
 
 logger = logging.getLogger(__name__)
@@ -212,8 +213,9 @@ class DispatchServer(backend.QuartServer):
 
         path = f"{prefix}_dash-ws-callback"
         server.add_websocket(path, path, websocket_view)
-        longest = self.runtime.settings.max_request_bytes
-        sockets.install(server, path, longest, self.runtime.stop)
+        end = Watch(self.runtime.stop)
+        sockets.install(server, path, self.runtime.settings.max_request_bytes, end)
+        fastpath.watch(server, f"{prefix}_dash-dispatch/poll", end)
 
         async def send_view() -> Response:
             return await longpoll.send(dash_app, self.runtime)

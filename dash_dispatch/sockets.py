@@ -8,14 +8,17 @@ browser's next word, among other things, and hears of the end there.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from quart import Quart, Websocket
 from quart.asgi import ASGIWebsocketConnection
-from quart.signals import websocket_received
+from quart.signals import websocket_received, websocket_sent
 from werkzeug.datastructures import Headers
+
+from dash_dispatch import shortcut
+from dash_dispatch.stopping import Watch
 
 Header = tuple[bytes, bytes]
 
@@ -47,65 +50,79 @@ ROOM_BYTES: Final = 64 * 1024
 far longer ones close their connection, with code 1009."""
 
 
-def install(server: Quart, path: str, request_bytes: int, stop: Callable[[], None]) -> None:
+_IN_SCOPE: Final = "dash_dispatch.connection"
+
+
+class Talk(Protocol):
+    """A websocket without what Quart does for each message."""
+
+    def hear(self) -> Awaitable[str | bytes]:
+        """The next message."""
+
+    async def say(self, text: bytes) -> None:
+        """Send a text."""
+
+
+def talk_of(websocket: Websocket) -> Talk:
+    """That of an accepted websocket, wherever it comes from."""
+    found = cast(Any, websocket.scope).get(_IN_SCOPE)
+    return cast(Talk, found or _Plain(websocket))
+
+
+class _Plain:
+    """Of a server that has a way of its own."""
+
+    def __init__(self, websocket: Websocket) -> None:
+        self._websocket = websocket
+
+    def hear(self) -> Awaitable[str | bytes]:
+        return self._websocket.receive()
+
+    async def say(self, text: bytes) -> None:
+        await self._websocket.send(text.decode())
+
+
+def install(server: Quart, path: str, request_bytes: int, watch: Watch) -> None:
     """Serve websockets of this path so, unless the server has a way of its own.
 
     Args:
         server: The app's.
         path: The websocket's.
         request_bytes: How long a request may be.
-        stop: Called when the server stops, if it can be told.
+        watch: Shown the server with each of them, to hear when it stops.
     """
     entrance = cast(Any, server).asgi_websocket_class
     if entrance is ASGIWebsocketConnection:
         entrance = _Entrance()
         cast(Any, server).asgi_websocket_class = entrance
     if isinstance(entrance, _Entrance):
-        entrance.longest[path] = request_bytes + ROOM_BYTES
-        entrance.stops.append(stop)
+        entrance.ways[path] = request_bytes + ROOM_BYTES, watch
 
 
 class _Entrance:
     """In place of ``Quart.asgi_websocket_class``: others' websockets are as ever."""
 
     def __init__(self) -> None:
-        self.longest: dict[str, int] = {}
-        """Path → bytes of the longest message."""
-        self.stops: list[Callable[[], None]] = []
-        self._watched: Any = None
-        self._watching: asyncio.Task[None] | None = None
+        self.ways: dict[str, tuple[int, Watch]] = {}
+        """Path → bytes of the longest message, and who wants to know of the server's end."""
 
     def __call__(self, server: Quart, scope: Any) -> ASGIWebsocketConnection:
-        if (longest := self.longest.get(scope["path"])) is not None:
-            return _Connection(server, scope, longest, self.watch)
+        if (way := self.ways.get(scope["path"])) is not None:
+            return _Connection(server, scope, *way)
         return ASGIWebsocketConnection(server, scope)
-
-    def watch(self, send: Any) -> None:
-        """Let Hypercorn tell when it stops.
-
-        It leaves websockets open for as long as its patience lasts, and then cancels them, which
-        Python 3.11 answers with a traceback for each. Uvicorn closes them by itself.
-        """
-        context = getattr(getattr(send, "__self__", None), "context", None)
-        stopped = getattr(context, "terminated", None)
-        if stopped is not self._watched and hasattr(stopped, "wait"):
-            self._watched = stopped
-            self._watching = asyncio.create_task(self._await_end(stopped), name="end of server")
-
-    async def _await_end(self, stopped: Any) -> None:
-        await stopped.wait()
-        for stop in self.stops:
-            stop()
 
 
 class _Words:
     """In place of a connection's queue: asks the server, which has one, too."""
 
-    def __init__(self, receive: Any) -> None:
+    def __init__(self, receive: Any, way: shortcut.Shortcut | None) -> None:
         self._receive = receive
+        self._way = way
         self.ended = False
 
     async def get(self) -> str | bytes:
+        if self._way is not None:
+            self._way.refill()
         event = await self._receive()
         if event["type"] == "websocket.receive":
             # Of an empty binary message some servers leave the text out.
@@ -119,9 +136,7 @@ class _Words:
 
 
 class _Connection(ASGIWebsocketConnection):
-    def __init__(
-        self, server: Quart, scope: Any, longest_bytes: int, watch: Callable[[Any], None]
-    ) -> None:
+    def __init__(self, server: Quart, scope: Any, longest_bytes: int, watch: Watch) -> None:
         # Not Quart's own, which makes the queue.
         self.app = server
         self.scope = scope
@@ -129,21 +144,29 @@ class _Connection(ASGIWebsocketConnection):
         self._accepted = False
         self._closed = False
         self._longest_bytes = longest_bytes
-        self._tell_of_its_end = watch
+        self._end = watch
+        self._shortcut: shortcut.Shortcut | None = None
+        self._send: Any = None
 
     async def __call__(self, receive: Any, send: Any) -> None:
         if (await receive())["type"] != "websocket.connect":
             return
-        self._tell_of_its_end(send)
+        self._end.look(send)
         _hold_no_windows(send)
         _bound_messages(send, self._longest_bytes)
-        words = _Words(receive)
+        self._shortcut = shortcut.of(send)
+        self._send = send
+        scope = cast(Any, self.scope)
+        scope[_IN_SCOPE] = self
+        words = _Words(receive, self._shortcut)
         cast(Any, self).queue = words
         try:
             await self.handle_websocket(self._create_websocket_from_scope(send), send)
         except asyncio.CancelledError:
             if not words.ended:
                 raise
+        finally:
+            del scope[_IN_SCOPE]
 
     def _create_websocket_from_scope(self, send: Any) -> Websocket:
         websocket = super()._create_websocket_from_scope(send)
@@ -152,6 +175,17 @@ class _Connection(ASGIWebsocketConnection):
             headers.add(*_shared(*header)[1])
         websocket.headers = headers
         return websocket
+
+    def hear(self) -> Awaitable[str | bytes]:
+        """The next message. Quart's own looks each time whether it has been accepted."""
+        return cast(Awaitable[str | bytes], self.queue.get())
+
+    async def say(self, text: bytes) -> None:
+        """Send a text. Quart's own gives the loop a turn first, for who sends without an end."""
+        if self._shortcut is None or not self._shortcut.send(text):
+            await self.send_data(self._send, text.decode())
+        elif websocket_sent.receivers:
+            await websocket_sent.send_async(text.decode())
 
     async def send_data(self, send: Any, data: str | bytes) -> None:
         # Uvicorn says so when nobody is there any more; so will the next word.

@@ -67,7 +67,7 @@ Every error of the client is mapped to `StoreError` or `StoreUnavailable`.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Literal, NamedTuple, cast
 
@@ -1215,9 +1215,9 @@ class Store:
         """Tell all web processes that the logins of a user have ended."""
         await self._redis.publish(self.keys.hint(EVERYBODY), user)
 
-    def hints(self) -> "Channels":
-        """The hint channels of sessions that this process serves."""
-        return Channels(self._settings, self.keys.hint)
+    def hints(self, heard: Callable[[str, bytes], None] | None = None) -> "Channels":
+        """The hint channels of sessions that this process serves, and who is told, if at once."""
+        return Channels(self._settings, self.keys.hint, heard)
 
     def controls(self) -> "Channels":
         """The control channel of a worker."""

@@ -19,7 +19,7 @@ from dash_dispatch.errors import (
     StoreError,
 )
 from dash_dispatch.identity import Identity, canonical
-from dash_dispatch.offload import Offloaded, limits
+from dash_dispatch.offload import Offloaded
 from dash_dispatch.protocol import (
     CallbackBody,
     CallSpec,
@@ -175,9 +175,7 @@ class Submitter:
             cache_key=await self._cache_key(call, asked, offloaded, snapshot, who.cache),
             on_start=bridge.queued_done(asked.entry, asked.body) if stream else (),
             code_version=self._settings.code_version,
-            **limits(
-                offloaded.options, offloaded.gate, offloaded.executor, self._settings.timeout_s
-            ),
+            **offloaded.limits(self._settings.timeout_s),
         )
         if spec.cache_key:
             known = await self._store.cached(spec)

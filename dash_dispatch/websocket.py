@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, Self, TypeVar
 
 from quart import websocket
 
@@ -29,9 +30,12 @@ from dash_dispatch.protocol import (
 from dash_dispatch.relay import FALLBACK_S, MailboxReader, is_cursor
 from dash_dispatch.runtime import Runtime, Services
 from dash_dispatch.session import Session, Sessions
+from dash_dispatch.sockets import Talk, talk_of
 from dash_dispatch.store import Entry
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_FRAME_BYTES = 256 * 1024
 """Messages are put together in frames up to about this size."""
@@ -55,15 +59,17 @@ class Connection:
     asked for, one answer each.
     """
 
-    def __init__(self, *, debug: bool) -> None:
+    def __init__(self, talk: Talk, *, debug: bool) -> None:
+        self.talk = talk
         self.name = secrets.token_hex(6)
         self._debug = debug
         self._queue: list[tuple[Mark, bytes]] = []
         self._numbers = 0
         self.takes_pieces = False
-        self.looks = False
-        """Whether it is looked for mail now and then, for a hint may have been lost."""
         self.wake = tasks.Flag()
+        self._looking: asyncio.TimerHandle | None = None
+        self.is_due = False
+        """Whether it is to be looked for mail, for a hint may have been lost."""
 
     def send(self, event: Event) -> int:
         """Queue a direct event; returns its number."""
@@ -78,6 +84,22 @@ class Connection:
     def _push(self, mark: Mark, message: bytes) -> None:
         self._queue.append((mark, message))
         self.wake.set()
+
+    def look_later(self) -> None:
+        """Look for mail after a while. One timer does: most calls end long before it."""
+        if self._looking is None:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(FALLBACK_S, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        self.is_due = True
+        self.wake.set()
+
+    def close(self) -> None:
+        """Nothing is looked for any more."""
+        if self._looking is not None:
+            self._looking.cancel()
 
     def take(self) -> list[tuple[Mark, bytes]]:
         """All that waits."""
@@ -125,17 +147,18 @@ async def _converse(app: Any, runtime: Runtime, services: Services) -> None:
         async with await services.relay.attach(session_id, cursor, connection.wake.set) as reader:
             await _exchange(app, runtime, services, session, connection, reader)
     finally:
+        connection.close()
         session.outbox.disconnect(connection)
         services.sessions.close(session)
 
 
 async def _greet(app: Any, services: Services) -> tuple[str, Hello, Connection]:
     """Hear who it is; a session handle that is not valid gets one more try, without it."""
-    connection = Connection(debug=bridge.shows_errors(app))
+    connection = Connection(talk_of(websocket), debug=bridge.shows_errors(app))
     signer = services.sessions.signer
     for _ in range(2):
         async with asyncio.timeout(HELLO_S):
-            hello = await _hear()
+            hello = _read(await connection.talk.hear())
         if not isinstance(hello, Hello):
             raise DecodeError("the first message is not hello")
         check_version(hello.version)
@@ -147,7 +170,9 @@ async def _greet(app: Any, services: Services) -> tuple[str, Hello, Connection]:
         if (known := signer.verify(hello.session)) is not None:
             _welcome(connection, signer.sign(known), resumed=True)
             return known, hello, connection
-        await websocket.send(_text([(None, reset("the session is not valid any more"))]))
+        await connection.talk.say(
+            encode_frame([(None, reset("the session is not valid any more"))])
+        )
     raise DecodeError("the session is not valid")
 
 
@@ -202,9 +227,63 @@ async def _end_with_login(app: Any, services: Services, session: Session) -> Non
     await _close(*rejection)
 
 
-async def _hear() -> ClientMessage:
+class _Patience:
+    """A time limit for each of many things that one task waits for, with one timer for all.
+
+    ``asyncio.timeout`` makes one for each, and most of what is waited for comes long before.
+    """
+
+    __slots__ = ("_limit_s", "_loop", "_over", "_since_s", "_task", "_timer")
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._since_s: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+
+    async def wait_for(self, awaited: Awaitable[T]) -> T:
+        """What is waited for.
+
+        Raises:
+            TimeoutError: It has not come in time.
+        """
+        self._since_s = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit_s, self._look)
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            if self._over and self._task is not None and self._task.uncancel() == 0:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._since_s = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._since_s is None:
+            # At something else: the next wait sets it up again.
+            return
+        left_s = self._since_s + self._limit_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look)
+        elif self._task is not None:
+            self._over = True
+            self._task.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _read(message: str | bytes) -> ClientMessage:
     # An empty binary message comes as None.
-    return decode_client_message(await websocket.receive() or b"")
+    return decode_client_message(message or b"")
 
 
 async def _wait(stopping: asyncio.Event) -> None:
@@ -219,25 +298,24 @@ async def _receive(
     reader: MailboxReader,
 ) -> None:
     snapshot = guards.snapshot(app, websocket)
-    while True:
-        async with asyncio.timeout(SILENCE_S):
-            message = await _hear()
-        rejection = await guards.run_message_hooks(app, websocket, message)
-        if rejection is not None:
-            await _close(*rejection)
-            return
-        match message:
-            case PingMessage():
-                connection.control(PONG)
-            case AckMessage(cursor=cursor, direct=direct):
-                session.outbox.confirm(connection, direct)
-                if cursor is not None and is_cursor(cursor):
-                    await reader.acknowledge(cursor)
-            case _:
-                await services.sessions.take(session, message, snapshot)
-                if session.awaited and not connection.looks:
-                    # Who sends has gone to wait for as long as it takes, before this call came.
-                    connection.wake.set()
+    with _Patience(SILENCE_S) as patience:
+        while True:
+            message = _read(await patience.wait_for(connection.talk.hear()))
+            rejection = await guards.run_message_hooks(app, websocket, message)
+            if rejection is not None:
+                await _close(*rejection)
+                return
+            match message:
+                case PingMessage():
+                    connection.control(PONG)
+                case AckMessage(cursor=cursor, direct=direct):
+                    session.outbox.confirm(connection, direct)
+                    if cursor is not None and is_cursor(cursor):
+                        await reader.acknowledge(cursor)
+                case _:
+                    await services.sessions.take(session, message, snapshot)
+                    if session.awaited:
+                        connection.look_later()
 
 
 async def _send(
@@ -252,7 +330,10 @@ async def _send(
         # In a function of its own: what has been sent must not be held while nothing happens.
         sent = await _send_news(session, connection, reader, debug=debug)
         if not sent and not reader.has_news:
-            await _wait_for_news(sessions, session, connection, reader)
+            await connection.wake.wait()
+        if connection.is_due:
+            connection.is_due = False
+            await _look_for_mail(sessions, session, connection, reader)
 
 
 async def _send_news(
@@ -265,7 +346,7 @@ async def _send_news(
         session.heard(entry.event for entry in entries)
         pairs += [(entry.id, await _message_of(entry, debug=debug)) for entry in entries]
     for batch in _batches(pairs):
-        await _send_batch(batch, in_pieces=connection.takes_pieces)
+        await _send_batch(connection, batch)
     return bool(pairs)
 
 
@@ -276,20 +357,16 @@ async def _message_of(entry: Entry, *, debug: bool) -> bytes:
     return await asyncio.to_thread(message_of, entry.event, debug=debug)
 
 
-async def _wait_for_news(
+async def _look_for_mail(
     sessions: Sessions, session: Session, connection: Connection, reader: MailboxReader
 ) -> None:
     """A page that waits for an outcome looks for itself now and then; an idle one costs nothing."""
-    connection.looks = bool(session.awaited)
-    if not connection.looks:
-        await connection.wake.wait()
+    if not session.awaited:
         return
-    try:
-        async with asyncio.timeout(FALLBACK_S):
-            await connection.wake.wait()
-    except TimeoutError:
-        await sessions.give_up_lost(session)
-        reader.wake()
+    await sessions.give_up_lost(session)
+    reader.wake()
+    if session.awaited:
+        connection.look_later()
 
 
 def _batches(pairs: list[tuple[Mark, bytes]]) -> list[list[tuple[Mark, bytes]]]:
@@ -305,16 +382,12 @@ def _batches(pairs: list[tuple[Mark, bytes]]) -> list[list[tuple[Mark, bytes]]]:
     return batches
 
 
-async def _send_batch(batch: list[tuple[Mark, bytes]], *, in_pieces: bool) -> None:
+async def _send_batch(connection: Connection, batch: list[tuple[Mark, bytes]]) -> None:
     mark, message = batch[0]
-    if not in_pieces or len(message) <= MAX_FRAME_BYTES:
-        await websocket.send(_text(batch))
+    if not connection.takes_pieces or len(message) <= MAX_FRAME_BYTES:
+        await connection.talk.say(encode_frame(batch))
         return
     for piece in pieces(mark, message, MAX_FRAME_BYTES):
         await websocket.send(piece)
         # Sending alone waits only when the browser does not keep up.
         await asyncio.sleep(0)
-
-
-def _text(pairs: list[tuple[Mark, bytes]]) -> str:
-    return encode_frame(pairs).decode()

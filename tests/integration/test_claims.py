@@ -3,11 +3,12 @@
 import asyncio
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dash_dispatch import Settings, StoreUnavailable
-from dash_dispatch.engine import Claims
+from dash_dispatch import Settings, StoreUnavailable, connection
+from dash_dispatch.engine import WAIT_S, ClaimingRedis, Claims
 from dash_dispatch.protocol import Executor, Outcome, Status
 from dash_dispatch.store import Claimed, Store
 from tests.client import WebsocketClient
@@ -68,24 +69,29 @@ async def test_a_retry_does_not_meet_the_run_before_it(store: Store) -> None:
     assert runs.begun[1] == Claimed(call, 2)
     assert not claims.drained.is_set()
     await runs.end("c1")
+    assert not claims.drained.is_set(), "arq has a last step to do"
     claims.settled("c1")
     assert claims.drained.is_set()
     await runs.stop()
 
 
-async def test_what_ends_early_is_joined_all_the_same(store: Store) -> None:
-    """A call begins before arq has heard of it, and may have ended by then."""
+async def test_arq_is_not_told_of_what_has_ended_by_then(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dash_dispatch.engine.ARQ_AFTER_S", 60.0)
     await store.renew("w1", join=True)
     runs = Runs(store, 1)
     runs.claims.start()
     await store.create(spec("c1"))
     await eventually(lambda: runs.names == ["c1"], "it begins")
+    assert not runs.claims.drained.is_set()
     await runs.end("c1")
-    assert await runs.claims.next() == [b"c1"]
-    await runs.claims.join("c1")
-    assert not runs.claims.drained.is_set(), "arq has a last step to do"
-    runs.claims.settled("c1")
     assert runs.claims.drained.is_set()
+    monkeypatch.setattr("dash_dispatch.engine.ARQ_AFTER_S", 0.0)
+    await store.create(spec("c2"))
+    assert await runs.claims.next() == [b"c2"], "the first one it hears of"
+    await runs.end("c2")
+    runs.claims.settled("c2")
     await runs.stop()
 
 
@@ -100,6 +106,17 @@ async def test_at_the_end_nothing_runs(store: Store) -> None:
     await runs.stop()
     with pytest.raises(asyncio.CancelledError):
         await joined
+
+
+async def test_an_idle_worker_is_known_to_live_between_its_notes(
+    make_settings: SettingsFactory, raw: Any
+) -> None:
+    """``arq --check`` looks for the note, which an idle worker makes every ``WAIT_S``."""
+    client: ClaimingRedis = connection.connect(make_settings(), client=ClaimingRedis)
+    await client.psetex("health", 11_000, b"lives")
+    assert await raw.get("health") == b"lives"
+    assert await raw.pttl("health") > 2 * WAIT_S * 1000
+    await client.aclose()
 
 
 class Interrupted(Store):

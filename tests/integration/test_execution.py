@@ -18,6 +18,7 @@ from dash_dispatch.caller import Caller
 from dash_dispatch.execution import Execution
 from dash_dispatch.protocol import CallSpec, Executor, Outcome, RequestSnapshot, Status
 from dash_dispatch.store import Claimed, Store
+from dash_dispatch.threads import Threads
 from tests.integration.conftest import SettingsFactory, StoreFactory
 from tests.integration.test_store import LANE
 from tests.stack import eventually
@@ -237,6 +238,17 @@ async def test_an_outcome_that_cannot_be_made_is_an_outcome(
     failure = (await worker.run(name, 1, executor)).failure
     assert failure.type == "ValueError"
     assert failure.message == "the outcome could not be encoded: ZeroDivisionError"
+
+
+async def test_an_error_of_our_own_is_an_outcome_and_in_the_log(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run(_work: object) -> None:
+        raise RuntimeError("not the user's")
+
+    monkeypatch.setattr(Threads, "run", lambda _self, work: run(work))
+    assert (await worker.run("echo", 1)).failure.type == "RuntimeError"
+    assert "RuntimeError: not the user's" in caplog.text
 
 
 async def test_prevented_is_no_update(worker: Worker) -> None:

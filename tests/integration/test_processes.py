@@ -19,15 +19,16 @@ import psutil
 import pytest
 
 from dash_dispatch.errors import QueueFull
-from dash_dispatch.processes import PoolBroken, ProcessDied, ProcessPool, Worker
+from dash_dispatch.processes import PoolBroken, Prepared, ProcessDied, ProcessPool, Worker
 from dash_dispatch.protocol import CallSpec, Outcome, RequestSnapshot, Status
 from tests.stack import eventually, wait_for
 
 ROOT = Path(__file__).parents[2]
 APP = """
-import asyncio, ctypes, os, signal, subprocess, sys, threading, time
+import asyncio, contextlib, contextvars, ctypes, os, pathlib, signal, subprocess, sys, threading
+import time
 from dash import Input, Output, html, no_update, set_props
-from dash_dispatch import Dash, Settings, run, run_sync, task
+from dash_dispatch import Dash, Settings, ctx, run, run_sync, task
 
 app = Dash(__name__, dispatch_settings=Settings(redis_url=None))
 app.layout = html.Div()
@@ -130,6 +131,34 @@ kept = []
 def leaks(megabytes):
     kept.append(b"x" * (megabytes * 2**20))
     return os.getpid()
+
+@offloaded
+def attempt(value):
+    return [ctx.attempt, os.getpid()]
+
+@offloaded
+def threads(value):
+    return [thread.name for thread in threading.enumerate()]
+
+@offloaded
+def leaves_a_speaker(paths):
+    def speak():
+        while not os.path.exists(paths[0]):
+            time.sleep(0.01)
+        set_props("bar", {"value": "late"})
+        with contextlib.suppress(RuntimeError):
+            run_sync(somewhere_else, "late")
+        pathlib.Path(paths[1]).touch()
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(speak,)).start()
+    return "left"
+
+@offloaded
+def lets_speak(paths):
+    pathlib.Path(paths[0]).touch()
+    while not os.path.exists(paths[1]):
+        time.sleep(0.01)
+    return run_sync(somewhere_else, "own")
 
 @task
 def somewhere_else(value):
@@ -479,6 +508,142 @@ async def test_no_more_than_wait_are_added(app_file: str) -> None:
         await pool.close()
 
 
+async def test_after_a_task_calls_are_read_as_before(pool: ProcessPool) -> None:
+    """Who listens for a task's outcome while a call runs ends with that call."""
+    for _ in range(4):
+        await waiting(pool, "waits", "a", Elsewhere())
+        await result(pool, "echo", 1)
+    for found in await asyncio.gather(*(result(pool, "threads") for _ in range(4))):
+        assert found == ["MainThread", "watch-parent"]
+
+
+async def test_what_a_call_has_left_behind_does_not_speak_for_the_next_one(
+    app_file: str, tmp_path: Path
+) -> None:
+    pool = ProcessPool(app_file, 1)
+    await pool.start()
+    heard, elsewhere = Heard(), Elsewhere()
+    paths = [str(tmp_path / name) for name in ("go", "gone")]
+    try:
+        assert await result(pool, "leaves_a_speaker", paths) == "left"
+        async with asyncio.timeout(30):
+            outcome = await pool.run(spec("lets_speak", paths), 1, "worker", heard, elsewhere)
+        assert b'["own"]' in outcome.body
+        assert (heard.values, elsewhere.asked) == ([], ["own"])
+    finally:
+        await pool.close()
+
+
+# --- prepared ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def one(app_file: str) -> AsyncIterator[ProcessPool]:
+    made = ProcessPool(app_file, 1)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def prepared(pool: ProcessPool, name: str, value: object = None) -> Prepared:
+    made = pool.prepare(spec(name, value), "worker")
+    assert made is not None
+    return made
+
+
+async def run_prepared(call: Prepared, name: str, attempt: int = 1) -> object:
+    async with asyncio.timeout(30):
+        outcome = await call.run(attempt, Heard())
+    assert outcome.status is Status.OK, outcome
+    return orjson.loads(outcome.body)["response"][name]["children"]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_prepared_call_runs_where_it_was_prepared(one: ProcessPool, number: int) -> None:
+    pid = await result(one, "pid")
+    call = prepared(one, "attempt")
+    assert await run_prepared(call, "attempt", number) == [number, pid]
+    assert await result(one, "pid") == pid, "it goes on"
+    call.forget()
+    with pytest.raises(RuntimeError, match="once"):
+        await call.run(1, Heard())
+
+
+async def test_a_prepared_call_keeps_its_process(one: ProcessPool) -> None:
+    call = prepared(one, "echo", "mine")
+    assert one.prepare(spec("echo", "other"), "worker") is None
+    other = asyncio.create_task(result(one, "echo", "other"))
+    await asyncio.sleep(0)
+    assert await run_prepared(call, "echo") == "mine"
+    assert await other == "other"
+
+
+async def test_a_forgotten_call_leaves_its_process_to_others(app_file: str, tmp_path: Path) -> None:
+    pool = ProcessPool(app_file, 1, max_calls=2)
+    await pool.start()
+    try:
+        pid = await result(pool, "pid")
+        for _ in range(3):
+            call = prepared(pool, "is_let_go", str(tmp_path / "never"))
+            call.forget()
+            call.forget()
+        assert await result(pool, "pid") == pid, "it has not run, and does not count"
+        assert await result(pool, "pid") != pid
+    finally:
+        await pool.close()
+
+
+async def test_nothing_of_the_users_runs_before_its_call(one: ProcessPool, tmp_path: Path) -> None:
+    outcome = tmp_path / "spoken"
+    call = prepared(one, "lets_speak", [str(outcome), str(tmp_path)])
+    # What comes behind it shows that it has been read.
+    call.forget()
+    assert await result(one, "echo", 1) == 1
+    assert not outcome.exists()
+
+
+async def test_a_prepared_call_has_another_process_when_its_own_dies(one: ProcessPool) -> None:
+    (pid,) = {worker.pid for worker in one._all}
+    call = prepared(one, "pid")
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not psutil.pid_exists(pid), "it has ended")
+    assert await run_prepared(call, "pid") != pid
+
+
+async def test_a_process_that_dies_before_its_call_is_forgotten_is_replaced(
+    one: ProcessPool,
+) -> None:
+    (pid,) = {worker.pid for worker in one._all}
+    call = prepared(one, "pid")
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not psutil.pid_exists(pid), "it has ended")
+    call.forget()
+    assert await result(one, "pid") != pid
+
+
+async def test_a_prepared_call_may_die_like_any_other(one: ProcessPool) -> None:
+    call = prepared(one, "exits", 3)
+    with pytest.raises(ProcessDied, match="exited with status 3"):
+        await run_prepared(call, "exits")
+    assert await result(one, "echo", 1) == 1
+
+
+async def test_what_is_wrong_with_a_prepared_call_is_said_when_it_runs(one: ProcessPool) -> None:
+    async with asyncio.timeout(30):
+        outcome = await prepared(one, "nothing").run(1, Heard())
+    assert outcome.status is Status.FAILED
+    assert "does not know the callback 'nothing.children'" in outcome.failure.message
+
+
+async def test_a_prepared_call_is_heard_and_waits_for_tasks(one: ProcessPool) -> None:
+    heard = Heard()
+    async with asyncio.timeout(30):
+        await prepared(one, "steps", 300).run(1, heard)
+        outcome = await prepared(one, "waits", "a").run(1, heard, Elsewhere())
+    assert heard.values == list(range(300))
+    assert b'["a"]' in outcome.body
+
+
 # --- one in the place of another -----------------------------------------------------------------
 
 
@@ -695,9 +860,9 @@ def takes_long():
 """
 
 
-@pytest.mark.parametrize("end", ["closed", "replaced"])
+@pytest.mark.parametrize("end", ["closed", "closed while prepared", "replaced"])
 async def test_an_orderly_end_runs_what_is_to_run(tmp_path: Path, end: str) -> None:
-    path = tmp_path / f"hooked_{end}.py"
+    path = tmp_path / f"hooked_{end.replace(' ', '_')}.py"
     path.write_text(HOOKED.replace("SECONDS", "0"))
     pool = ProcessPool(f"{path}:app", 1, max_calls=1 if end == "replaced" else 0)
     await pool.start()
@@ -707,7 +872,9 @@ async def test_an_orderly_end_runs_what_is_to_run(tmp_path: Path, end: str) -> N
         pid, opened = found
         assert opened
     finally:
-        if end == "closed":
+        if end == "closed while prepared":
+            assert pool.prepare(spec("pid"), "worker") is not None
+        if end != "replaced":
             await pool.close()
     for name in ("first", "last"):
         await eventually((tmp_path / f"{name}.{pid}").exists, f"{name} has run", 10)

@@ -1,5 +1,6 @@
 """Other servers than Hypercorn with asyncio's own loop: all is the same there."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -61,10 +62,32 @@ async def test_a_connection_that_is_cut(address: str) -> None:
         assert await client.children("offloaded") == LARGE
 
 
+async def test_a_poll_is_answered_when_the_server_is_asked_to_stop(stack: Stack) -> None:
+    """Of a process that has seen nothing else, long before the poll's own end.
+
+    But by Uvicorn, which tells nobody, and waits for what is open.
+    """
+    client = LongPollClient(stack.web(poll_hold_s="3" if stack.server == "uvicorn" else "55"))
+    web = stack.webs[-1]
+    async with client.open_http() as client.http:
+        await client.say()
+        poll = asyncio.create_task(client.poll())
+        session = f"{stack.namespace}:hint:{client.session_id}"
+        await eventually(lambda: stack.redis.client().pubsub_channels(session), "it is held")
+        web.process.terminate()
+        answer = await poll
+    assert (answer.status_code, answer.json()) == (200, [])
+    await eventually(lambda: web.process.poll() is not None, "it has ended")
+    assert "Traceback" not in web.log, web.log
+
+
 async def test_it_ends_when_it_is_asked_to(stack: Stack, address: str) -> None:
     """The last one of this file, for each server."""
-    (web,) = stack.webs
-    async with WebsocketClient(address):
+    (web,) = [web for web in stack.webs if web.process.poll() is None]
+    async with WebsocketClient(address) as client:
         web.process.terminate()
+        code, _ = await client.close_code()
         await eventually(lambda: web.process.poll() is not None, "it has ended")
+    # Not 1006, which is a connection that has ended without a word.
+    assert code == (1012 if stack.server == "uvicorn" else 1000)
     assert "Traceback" not in web.log, web.log

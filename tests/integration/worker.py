@@ -13,6 +13,7 @@ from dash_dispatch import Dash, Settings, tasks
 from dash_dispatch.caller import Caller
 from dash_dispatch.engine import Claims
 from dash_dispatch.execution import Execution
+from dash_dispatch.processes import ProcessPool
 from dash_dispatch.protocol import CallSpec, Executor, Outcome, RequestSnapshot
 from dash_dispatch.store import Entry, Store
 from tests.integration.test_store import LANE, mailed
@@ -39,7 +40,7 @@ def asked(name: str, value: Any = None, **more: Any) -> CallSpec:
 
 
 class Worker:
-    """Claims and runs the calls of one lane, with 32 slots."""
+    """Claims and runs the calls of one lane, with 32 slots; or one, in a pool of processes."""
 
     def __init__(
         self,
@@ -48,13 +49,15 @@ class Worker:
         settings: Settings,
         name: str = "w1",
         executor: Executor = Executor.LOOP,
+        pool: ProcessPool | None = None,
     ) -> None:
         self.store = store
         self.name = name
         caller = Caller(store, settings)
-        self.execution = Execution(app, store, settings, name, None, caller)
-        run = self.execution.run
-        self.claims = Claims(store, name, ["default"], {executor: 32}, run, self.execution)
+        self.execution = Execution(app, store, settings, name, pool, caller)
+        run, ahead = self.execution.run, self.execution.ahead
+        slots = {executor: 32 if pool is None else 1}
+        self.claims = Claims(store, name, ["default"], slots, run, self.execution, ahead)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Worker":

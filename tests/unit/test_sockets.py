@@ -5,6 +5,7 @@ from typing import Any
 from quart import Quart, Websocket
 
 from dash_dispatch import sockets
+from dash_dispatch.stopping import Watch
 
 HEADERS = [
     (b"host", b"example.org"),
@@ -30,7 +31,7 @@ def connected(server: Quart) -> tuple[Any, Websocket]:
         "headers": headers,
         "client": ("10.0.0.1", 1),
     }
-    sockets.install(server, "/ws", 1000, lambda: None)
+    sockets.install(server, "/ws", 1000, Watch(lambda: None))
     connection: Any = server.asgi_websocket_class(server, scope)
     connection.queue = connection
     connection.get = nobody
