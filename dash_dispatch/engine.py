@@ -339,10 +339,12 @@ class Claims:
             yield
             return
         self._readying.prepare(wake.spec, kind)
+        # It may be a run before this one, which has yet to end.
+        former = self._runs.get(wake.call)
         try:
             yield
         finally:
-            if wake.call not in self._runs:
+            if self._runs.get(wake.call) is former:
                 self._readying.forget(wake.call)
 
     async def _reserve(self, kind: Executor) -> None:
