@@ -270,10 +270,13 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             # It leads a process group of its own.
             os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(KILL_S):
-                await self._died.wait()
-        self._pipe.end()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_S):
+                    await self._died.wait()
+        finally:
+            # Also where whoever waits for it is stopped.
+            self._pipe.end()
         await asyncio.to_thread(self._process.join, KILL_S)
 
 
