@@ -43,9 +43,9 @@ LINES = {
         "latency",
         "… / a message through Redis and back",
         "the floor is four commands and four wake-ups; a call is eight wake-ups of processes that"
-        " sleep, with caches that others have used since, three scripts of some 50 commands that"
-        " make it durable and its outcome single (0.3 ms), and Python: 0.4 ms from the browser's"
-        " message to Redis, 0.5 ms from the claim to the outcome",
+        " sleep, with caches that others have used since, three scripts of some 40 commands that"
+        " make it durable and its outcome single (0.3 ms), and Python: 0.25 ms from the browser's"
+        " message to Redis, and as much from the claim to the outcome",
     ),
     "celery10": Line(
         "latency",
